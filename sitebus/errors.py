@@ -1,0 +1,648 @@
+"""Every exception sitebus raises on purpose.
+
+Each carries what happened as attributes, builds its one sentence in ``__str__``, and knows the
+exit status (BSD ``sysexits.h``) of a process that ends because of it.
+The command line prints the sentence and leaves with the status.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple, Self
+
+#: Exit statuses, named as in ``sysexits.h``; ``os.EX_*`` does not exist on every platform.
+EX_OK = 0
+EX_USAGE = 64
+EX_NOINPUT = 66
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_CANTCREAT = 73
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+class SitebusError(Exception):
+    """The base of every error that is sitebus's own to report."""
+
+    status: ClassVar[int] = EX_SOFTWARE
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Answer the known name that *name* was most likely meant to be, if one is near."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return close[0] if close else None
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+class ChannelFailures(ExceptionGroup[Exception]):
+    """Everything that went wrong while one message was published on one channel.
+
+    Every listener ran; each exception carries a note that names its listener.
+    """
+
+    status: ClassVar[int] = EX_SOFTWARE
+    delimiter = "\n"
+
+    def __new__(cls, channel: str, failures: Sequence[Exception]) -> Self:
+        """Gather *failures*, at least one, that happened on *channel*."""
+        self = super().__new__(cls, f"listeners of channel {channel!r} failed", failures)
+        self.channel = channel
+        return self
+
+    channel: str
+
+    def __init__(self, channel: str, failures: Sequence[Exception]) -> None:
+        super().__init__(channel, failures)
+
+    def derive(self, excs: Sequence[Exception], /) -> ChannelFailures:  # type: ignore[override]
+        return ChannelFailures(self.channel, excs)
+
+    def get_instances(self) -> list[Exception]:
+        """Answer the exceptions, in the order in which they happened."""
+        return list(self.exceptions)
+
+    def __str__(self) -> str:
+        return self.delimiter.join(map(repr, self.exceptions))
+
+
+class UnknownChannel(SitebusError):
+    """A listener names a channel that the bus does not have."""
+
+    def __init__(self, channel: str, wanted_by: str, known: Iterable[str]) -> None:
+        super().__init__(channel)
+        self.channel = channel
+        self.wanted_by = wanted_by
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        hint = _did_you_mean(self.channel, self.known)
+        return f"no channel named {self.channel!r} (wanted by {self.wanted_by}){hint}"
+
+
+class Unreachable(SitebusError):
+    """A command asked for a state that cannot be reached from the present one."""
+
+    def __init__(self, target: object, state: object, reachable: Iterable[object]) -> None:
+        super().__init__(target)
+        self.target = target
+        self.state = state
+        self.reachable = tuple(reachable)
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(map(str, self.reachable)))
+        way = f"from here it can reach {names}" if names else "nothing follows it; make a new bus"
+        return f"cannot go to {self.target}: the bus is in {self.state}, and {way}"
+
+
+class CommandCancelled(SitebusError):
+    """A start was cut short because the bus was asked to stop or exit meanwhile."""
+
+    def __init__(self, target: object, state: object) -> None:
+        super().__init__(target)
+        self.target = target
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"going to {self.target} was cut short by a later command; the bus is in {self.state}"
+        )
+
+
+class WouldDeadlock(SitebusError):
+    """A call would wait for work that can only be done by the thread that would wait."""
+
+    def __init__(self, call: str, instead: str) -> None:
+        super().__init__(call)
+        self.call = call
+        self.instead = instead
+
+    def __str__(self) -> str:
+        return f"{self.call} would wait for the event loop it runs on; use {self.instead}"
+
+
+class NotMainThread(SitebusError):
+    """Something that only the main thread of a process can do was asked of another."""
+
+    def __init__(self, call: str, thread: str) -> None:
+        super().__init__(call)
+        self.call = call
+        self.thread = thread
+
+    def __str__(self) -> str:
+        return (
+            f"{self.call} works only in the main thread, and was called in {self.thread!r}; "
+            "call it there, or wait(...) for a state instead"
+        )
+
+
+class BadListener(SitebusError):
+    """A listener's signature cannot take the messages of its channel."""
+
+    def __init__(self, listener: str, channel: str, reason: str) -> None:
+        super().__init__(listener)
+        self.listener = listener
+        self.channel = channel
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.listener} cannot listen on {self.channel!r}: {self.reason}"
+
+
+class Interrupted(SitebusError):
+    """A wait was cut short because the process was told to leave at once."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"waiting for {self.what} was cut short: the process is leaving"
+
+
+class BadAddress(SitebusError):
+    """Something is no address to listen on."""
+
+    status = EX_CONFIG
+
+    def __init__(self, text: str, reason: str, remedy: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = self.text if self.text.startswith("(") else repr(self.text)
+        return f"cannot listen on {text}: {self.reason}; write {self.remedy}"
+
+
+class Holder(NamedTuple):
+    """Another process that has what we wanted."""
+
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid}, {self.command}" if self.command else f"pid {self.pid}"
+
+
+class BindError(SitebusError):
+    """A listening socket could not be had; *errno* is set if it was the system that refused."""
+
+    status = EX_UNAVAILABLE
+
+    def __init__(
+        self,
+        address: str,
+        reason: str,
+        remedy: str,
+        *,
+        errno: int | None = None,
+        holder: Holder | None = None,
+    ) -> None:
+        super().__init__(address)
+        self.address = address
+        self.reason = reason
+        self.remedy = remedy
+        self.errno = errno
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.address}: {self.reason}; {self.remedy}"
+
+
+class BindNotPermitted(BindError):
+    """This user may not listen there."""
+
+    status = EX_NOPERM
+
+
+class BadInheritance(SitebusError):
+    """What was said about the descriptors passed to this process is not so."""
+
+    status = EX_CONFIG
+
+    def __init__(self, variable: str, value: str, reason: str) -> None:
+        super().__init__(variable)
+        self.variable = variable
+        self.value = value
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"cannot take the sockets passed by {self.variable}={self.value}: {self.reason}; "
+            "start from the socket unit again, or unset LISTEN_PID"
+        )
+
+
+class CannotRestart(SitebusError):
+    """This process cannot start its own command line again; it goes on as it is."""
+
+    def __init__(self, command: Sequence[str], reason: str) -> None:
+        super().__init__(reason)
+        self.command = tuple(command)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot restart: {self.reason}"
+
+
+class CannotRead(SitebusError):
+    """A file that was named is not there, or is no file that can be read."""
+
+    status = EX_NOINPUT
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(path)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read {self.path}: {self.reason}"
+
+
+class MayNotRead(CannotRead):
+    """A file that was named is not for this user to read."""
+
+    status = EX_NOPERM
+
+
+class ForeignFile(SitebusError):
+    """A configuration file is written for another program."""
+
+    status = EX_CONFIG
+
+    def __init__(self, path: object, line: int, heading: str) -> None:
+        super().__init__(path)
+        self.path = path
+        self.line = line
+        self.heading = heading
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}:{self.line}: [{self.heading}] makes this a PasteDeploy file, which cannot "
+            "be served as it is; write a site.ini whose [mount /] names the application as "
+            "app = module:attribute"
+        )
+
+
+class BadLogConfig(SitebusError):
+    """The logging module cannot use a file that was meant for it."""
+
+    status = EX_CONFIG
+
+    def __init__(self, path: object, error: Exception) -> None:
+        super().__init__(path)
+        self.path = path
+        self.error = error
+
+    def __str__(self) -> str:
+        reason = " ".join(str(self.error).split())
+        return f"cannot set logging up from {self.path}: {type(self.error).__name__}: {reason}"
+
+
+class ConfigErrors(SitebusError):
+    """Everything that is wrong with a configuration, each with the place where it was said."""
+
+    status = EX_CONFIG
+    #: More are not told: the file is of another kind.
+    most = 100
+
+    def __init__(self, problems: Iterable[object]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(*self.problems)
+
+    def __str__(self) -> str:
+        told = [str(problem) for problem in self.problems[: self.most]]
+        rest = len(self.problems) - len(told)
+        return "\n".join([*told, f"... and {rest} more problems"] if rest else told)
+
+
+class UsageError(SitebusError):
+    """The command line asks for something that it cannot have."""
+
+    status = EX_USAGE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ServerMissing(SitebusError, ValueError):
+    """An adapter was started that has no server to run."""
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(adapter)
+        self.adapter = adapter
+
+    def __str__(self) -> str:
+        return f"{self.adapter} has no HTTP server to start; set its httpserver first"
+
+
+class ServerEnded(SitebusError):
+    """A server's ``start`` returned when it should have been serving."""
+
+    def __init__(self, server: str, when: str) -> None:
+        super().__init__(server)
+        self.server = server
+        self.when = when
+
+    def __str__(self) -> str:
+        return f"the {self.server} ended {self.when}; its start() must serve until stop() is called"
+
+
+class PortNotFreed(SitebusError):
+    """A server that binds by itself says it has stopped, and its port is still taken."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.host = host
+        self.port = port
+
+    def __str__(self) -> str:
+        return (
+            f"the server on {self.host}:{self.port} was stopped but something still listens there; "
+            "its stop() must return when its socket is closed"
+        )
+
+
+class UnknownServer(SitebusError):
+    """No server adapter has this name."""
+
+    status = EX_CONFIG
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(name)
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        hint = _did_you_mean(self.name, self.known) or f"; there is {', '.join(self.known)}"
+        return f"no server adapter is named {self.name!r}{hint}"
+
+
+class ServerNotInstalled(SitebusError):
+    """The library that a server adapter needs cannot be imported."""
+
+    def __init__(self, name: str, missing: str) -> None:
+        super().__init__(name)
+        self.name = name
+        self.missing = missing
+
+    def __str__(self) -> str:
+        return (
+            f"the server adapter {self.name!r} needs {self.missing}, which is not installed; "
+            f"run: pip install 'sitebus[{self.name}]'"
+        )
+
+
+class BadCertificate(SitebusError):
+    """The files of a certificate can be read but are of no use."""
+
+    status = EX_CONFIG
+
+    def __init__(self, certificate: object, key: object, reason: str) -> None:
+        super().__init__(certificate)
+        self.certificate = certificate
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        files = f"{self.certificate}"
+        if self.key != self.certificate:
+            files += f" and key {self.key}"
+        return f"cannot use certificate {files}: {self.reason}"
+
+
+def status_of(error: BaseException) -> int:
+    """Answer the exit status a process should have that ends because of *error*."""
+    if isinstance(error, SystemExit):
+        return _status_of_exit(error)
+    if isinstance(error, KeyboardInterrupt):
+        return EX_OK
+    if isinstance(error, BaseExceptionGroup):
+        return status_of(error.exceptions[0])
+    status = getattr(error, "status", EX_SOFTWARE)
+    return status if isinstance(error, SitebusError) and isinstance(status, int) else EX_SOFTWARE
+
+
+def _status_of_exit(error: SystemExit) -> int:
+    """As the interpreter does: None is 0, a number is itself, anything else is printed, and 1."""
+    if error.code is None:
+        return EX_OK
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+class BadPrefix(SitebusError):
+    """A mount's path prefix is not in its one normal form."""
+
+    status = EX_CONFIG
+
+    def __init__(self, prefix: object, reason: str) -> None:
+        super().__init__(prefix)
+        self.prefix = prefix
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot mount at {self.prefix!r}: {self.reason}"
+
+
+class BadHost(SitebusError):
+    """A mount's host or port is not one that a request could have."""
+
+    status = EX_CONFIG
+
+    def __init__(self, host: object, reason: str) -> None:
+        super().__init__(host)
+        self.host = host
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot mount on host {self.host!r}: {self.reason}"
+
+
+class BadMountOption(SitebusError):
+    """A mount's option has a value that it cannot have."""
+
+    status = EX_CONFIG
+
+    def __init__(self, option: str, value: object, allowed: Iterable[str]) -> None:
+        super().__init__(option)
+        self.option = option
+        self.value = value
+        self.allowed = tuple(allowed)
+
+    def __str__(self) -> str:
+        hint = _did_you_mean(str(self.value), self.allowed)
+        return f"mount option {self.option}={self.value!r} is not one of {self.allowed}{hint}"
+
+
+class DuplicateMount(SitebusError):
+    """Two mounts want the same host, port and prefix."""
+
+    status = EX_CONFIG
+
+    def __init__(self, place: str, new: str, old: str) -> None:
+        super().__init__(place)
+        self.place = place
+        self.new = new
+        self.old = old
+
+    def __str__(self) -> str:
+        return (
+            f"two mounts want {self.place}: {self.old} has it and {self.new} was asked for; "
+            "mount one elsewhere, or pass replace=True to put the new one in its place"
+        )
+
+
+class NotAnApplication(SitebusError):
+    """An object cannot be served, whatever interface it is taken for."""
+
+    status = EX_CONFIG
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.what} is not an application: {self.reason}"
+
+
+class UnclearInterface(SitebusError):
+    """An object could be an application of more than one kind."""
+
+    status = EX_CONFIG
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"cannot tell which interface {self.what} has; "
+            "say it: wsgi:, asgi: or factory: before the reference, or interface= in code"
+        )
+
+
+class InterfaceNotServed(SitebusError):
+    """An application has an interface that this face of the site does not speak."""
+
+    status = EX_CONFIG
+
+    def __init__(self, what: str, interface: str, instead: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.interface = interface
+        self.instead = instead
+
+    def __str__(self) -> str:
+        return f"{self.what} is of interface {self.interface}; {self.instead}"
+
+
+class BadReference(SitebusError):
+    """The text that should say where an application is says nothing that could be one."""
+
+    status = EX_CONFIG
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(reference)
+        self.reference = reference
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read {self.reference!r}: {self.reason}"
+
+
+class AppNotFound(SitebusError):
+    """A reference names a module or an attribute that does not exist."""
+
+    status = EX_CONFIG
+
+    def __init__(self, reference: str, reason: str) -> None:
+        super().__init__(reference)
+        self.reference = reference
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot load {self.reference!r}: {self.reason}"
+
+
+class AppFileNotFound(AppNotFound):
+    """A reference names a file or a directory that does not exist or cannot be read."""
+
+    status = EX_NOINPUT
+
+
+class AppImportError(SitebusError):
+    """The application's own code failed while it was imported or made."""
+
+    status = EX_SOFTWARE
+
+    def __init__(self, reference: str, error: BaseException, traceback_text: str) -> None:
+        super().__init__(reference)
+        self.reference = reference
+        self.error = error
+        #: The traceback as the application's author wants it: none of our frames.
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        kind = type(self.error).__name__
+        message = str(self.error).strip()
+        return f"loading {self.reference!r} failed with {kind}{': ' if message else ''}{message}"
+
+
+class CannotWriteLog(SitebusError):
+    """A log file cannot be opened for appending."""
+
+    status = EX_CANTCREAT
+
+    def __init__(self, path: str, error: OSError) -> None:
+        super().__init__(path)
+        self.path = path
+        self.error = error
+
+    def __str__(self) -> str:
+        reason = (self.error.strerror or str(self.error)).lower()
+        return f"cannot write the log {self.path!r}: {reason}"
+
+
+class ResponseBroken(SitebusError, ConnectionResetError):
+    """A response that is already partly sent cannot be finished, so its connection must break.
+
+    Servers take a ``ConnectionResetError`` for a client that went away: they close the connection
+    without a second report and carry on.
+    """
+
+    def __init__(self, mount: str) -> None:
+        import errno
+
+        super().__init__(errno.ECONNRESET, f"the application at {mount} broke off its response")
+        self.mount = mount
+
+    def __str__(self) -> str:
+        return f"the application at {self.mount} broke off its response"
+
+
+class ResponseRefused(SitebusError):
+    """The server would not take an application's status or headers."""
+
+    def __init__(self, mount: str, error: BaseException) -> None:
+        super().__init__(mount)
+        self.mount = mount
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"the server refused the response of the application at {self.mount}: {self.error}"

@@ -1,0 +1,222 @@
+"""Who listens where, and in which order.
+
+Sorted when somebody subscribes, never when somebody publishes: each channel is an immutable tuple
+that is replaced as a whole, so that whoever is publishing keeps the one it began with.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSet
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+Listener = Callable[..., Any]
+
+DEFAULT_PRIORITY = 50
+
+#: `inspect.CO_COROUTINE`; importing `inspect` costs a tenth of the whole import.
+_CO_COROUTINE = 0x80
+
+
+def is_async(listener: Listener) -> bool:
+    """Tell whether calling *listener* makes a coroutine, without calling it."""
+    target: Any = listener
+    while isinstance(target, functools.partial):
+        target = target.func
+    target = getattr(target, "__func__", target)
+    if not hasattr(target, "__code__"):
+        target = getattr(type(target).__call__, "__func__", type(target).__call__)
+    code = getattr(target, "__code__", None)
+    return bool(code and code.co_flags & _CO_COROUTINE)
+
+
+def name_of(listener: Listener) -> str:
+    """Name *listener* as a reader of a log would look for it."""
+    owner = getattr(listener, "__self__", None)
+    plain = getattr(listener, "__name__", None)
+    if owner is not None and plain is not None and not isinstance(owner, (type, ModuleType)):
+        return f"{type(owner).__name__}.{plain}"
+    qualified = getattr(listener, "__qualname__", None)
+    return qualified if isinstance(qualified, str) else repr(listener)
+
+
+class Subscription:
+    """One listener on one channel, and how long it took."""
+
+    __slots__ = ("asynchronous", "last", "listener", "longest", "order", "priority")
+
+    def __init__(self, listener: Listener, priority: float, order: int) -> None:
+        self.listener = listener
+        self.priority = priority
+        self.order = order
+        self.asynchronous = is_async(listener)
+        self.last: float | None = None
+        self.longest: float | None = None
+
+    def took(self, seconds: float) -> None:
+        """Remember the duration of one call."""
+        self.last = seconds
+        if self.longest is None or seconds > self.longest:
+            self.longest = seconds
+
+
+@dataclass(frozen=True)
+class ListenerDescription:
+    """One listener as `Bus.describe` saw it; durations in seconds, None where none was taken."""
+
+    name: str
+    priority: float
+    asynchronous: bool
+    last: float | None
+    longest: float | None
+
+
+class Listeners(MutableMapping[str, "ChannelListeners"]):
+    """The channels of a bus, as a mapping of channel names to sets of listeners.
+
+    It is the mapping that wspbus calls ``bus.listeners``: iterate it, ``setdefault`` in it, assign
+    a set to a name. Changing it is safe while other threads publish.
+    """
+
+    def __init__(self, channels: Iterable[str], timed: Iterable[str]) -> None:
+        self._lock = threading.RLock()
+        self._orders = itertools.count()
+        self._timed = frozenset((*timed, "log"))
+        self._time_all = False
+        self._channels: dict[str, tuple[Subscription, ...]] = {}
+        #: What `Bus.publish` calls without further ado: neither timed nor asynchronous.
+        self.quick: dict[str, tuple[Listener, ...]] = {}
+        for channel in channels:
+            self._store(channel, ())
+
+    def subscribe(self, channel: str, listener: Listener, priority: float | None = None) -> None:
+        """Add *listener*, or give it another priority if it is there."""
+        if priority is None:
+            priority = getattr(listener, "priority", DEFAULT_PRIORITY)
+        with self._lock:
+            others = self._without(channel, listener)
+            entry = Subscription(listener, priority, next(self._orders))
+            ordered = sorted((*others, entry), key=lambda each: (each.priority, each.order))
+            self._store(channel, tuple(ordered))
+
+    def unsubscribe(self, channel: str, listener: Listener) -> None:
+        """Remove *listener* if it is there."""
+        with self._lock:
+            if channel in self._channels:
+                self._store(channel, self._without(channel, listener))
+
+    def of(self, channel: str) -> tuple[Subscription, ...]:
+        """Answer the subscriptions of *channel* in the order in which they run."""
+        return self._channels.get(channel, ())
+
+    def time_all(self, wanted: bool) -> None:
+        """Take, or no longer take, the time of listeners on every channel."""
+        with self._lock:
+            self._time_all = wanted
+            for channel, subscriptions in self._channels.items():
+                self._store(channel, subscriptions)
+
+    def describe(self) -> Mapping[str, tuple[ListenerDescription, ...]]:
+        """Answer every channel and its listeners in the order in which they run."""
+        return {
+            channel: tuple(
+                ListenerDescription(
+                    name_of(each.listener),
+                    each.priority,
+                    each.asynchronous,
+                    each.last,
+                    each.longest,
+                )
+                for each in subscriptions
+            )
+            for channel, subscriptions in self._channels.copy().items()
+        }
+
+    def _without(self, channel: str, listener: Listener) -> tuple[Subscription, ...]:
+        return tuple(each for each in self.of(channel) if each.listener != listener)
+
+    def _store(self, channel: str, subscriptions: tuple[Subscription, ...]) -> None:
+        """Replace a channel; existing keys only change their value, so nobody misses one."""
+        self._channels[channel] = subscriptions
+        slow = self._time_all or channel in self._timed
+        if slow or any(each.asynchronous for each in subscriptions):
+            self.quick.pop(channel, None)
+        else:
+            self.quick[channel] = tuple(each.listener for each in subscriptions)
+
+    def __getitem__(self, channel: str) -> ChannelListeners:
+        if channel not in self._channels:
+            raise KeyError(channel)
+        return ChannelListeners(self, channel)
+
+    def __setitem__(self, channel: str, listeners: Iterable[Listener]) -> None:
+        kept = tuple(listeners)
+        with self._lock:
+            self._store(channel, ())
+            for listener in kept:
+                self.subscribe(channel, listener)
+
+    def setdefault(self, channel: str, default: Any = None) -> ChannelListeners:
+        """Answer the live set of *channel*, declared with the listeners of *default* if new."""
+        with self._lock:
+            if channel not in self._channels:
+                self[channel] = default or ()
+        return self[channel]
+
+    def __delitem__(self, channel: str) -> None:
+        with self._lock:
+            del self._channels[channel]
+            self.quick.pop(channel, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._channels.copy())
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self._channels
+
+    def clear(self) -> None:
+        """Drop every listener and keep the channels."""
+        with self._lock:
+            for channel in self:
+                self._store(channel, ())
+
+
+class ChannelListeners(MutableSet[Listener]):
+    """The listeners of one channel as a live set, iterated in the order in which they run."""
+
+    def __init__(self, listeners: Listeners, channel: str) -> None:
+        self._listeners = listeners
+        self._channel = channel
+
+    def add(self, value: Listener) -> None:
+        """Subscribe *value*, unless it listens here already."""
+        if value not in self:
+            self._listeners.subscribe(self._channel, value)
+
+    def discard(self, value: Listener) -> None:
+        """Unsubscribe *value* if it listens here."""
+        self._listeners.unsubscribe(self._channel, value)
+
+    def __iter__(self) -> Iterator[Listener]:
+        return (each.listener for each in self._listeners.of(self._channel))
+
+    def __len__(self) -> int:
+        return len(self._listeners.of(self._channel))
+
+    def __contains__(self, value: object) -> bool:
+        return any(each.listener == value for each in self._listeners.of(self._channel))
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(name_of(listener) for listener in self)}}}"
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[Any]) -> Any:
+        """What set operators make of two channels is a plain set."""
+        return set(it)

@@ -1,0 +1,98 @@
+"""One event loop in a thread of its own, made when it is first needed.
+
+Whoever publishes waits for asynchronous listeners that run here; servers, lifespans and bridges
+share it. It decides nothing about what runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
+
+class LoopThread:
+    """An event loop (uvloop's where it is installed) that runs in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop; asking for it starts it."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = _new_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="sitebus loop", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs on this loop's own thread."""
+        return self._thread is not None and self._thread.ident == threading.get_ident()
+
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+        """Run *coroutine* on the loop; safe from every thread."""
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Cancel what still runs, then end loop and thread; the next use makes new ones.
+
+        From the loop's own thread it only asks, since a thread cannot wait for itself.
+        """
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        if thread.ident == threading.get_ident():
+            loop.call_soon(loop.stop)
+            return
+        self._cancel_all(loop, timeout)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout)
+        if not thread.is_alive():
+            loop.close()
+
+    def _cancel_all(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        import asyncio
+
+        asked = asyncio.run_coroutine_threadsafe(_wind_down(), loop)
+        try:
+            asked.result(timeout)
+        except TimeoutError:
+            print(f"sitebus: tasks did not end within {timeout:g} s", file=sys.__stderr__)
+
+
+async def _wind_down() -> None:
+    """Cancel every other task, let each clean up, and close asynchronous generators."""
+    import asyncio
+
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        import asyncio
+
+        return asyncio.new_event_loop()
+    made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return made

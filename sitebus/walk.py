@@ -1,0 +1,129 @@
+"""One way through a table, from where a bus is to where a command sends it.
+
+Failure is a row of the table, not an exception's business: a walk takes it, goes where the table
+unwinds to, and only then raises what went wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sitebus.errors import CommandCancelled, Unreachable
+from sitebus.machine import AnyState, Cause
+
+if TYPE_CHECKING:
+    from sitebus.bus import Bus
+
+ERROR = 40
+
+
+@dataclass(frozen=True)
+class Entered:
+    """Told on arrival in a state, before its listeners run."""
+
+    state: AnyState
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Told when the listeners of a state have run."""
+
+    state: AnyState
+
+
+class Command:
+    """Something asked of a bus: go to *target*, or do *action* when its turn comes.
+
+    With *sweep*, a bus that never moved first runs what would stop it: nobody started it, but
+    listeners may hold what they made by themselves.
+    """
+
+    __slots__ = ("action", "done", "error", "results", "sweep", "target")
+
+    def __init__(
+        self,
+        target: AnyState = None,
+        *,
+        sweep: bool = False,
+        action: Callable[[], list[Any]] | None = None,
+    ) -> None:
+        self.target = target
+        self.sweep = sweep
+        self.action = action
+        self.results: list[Any] = []
+        self.error: BaseException | None = None
+        self.done = False
+
+    def outcome(self) -> list[Any]:
+        """Answer the results, or raise what went wrong."""
+        if self.error is not None:
+            raise self.error
+        return self.results
+
+
+class Walk:
+    """One way through the table, from where the bus is to where it was sent."""
+
+    def __init__(self, bus: Bus, command: Command) -> None:
+        self.bus = bus
+        self.machine = bus.machine
+        self.target = command.target
+        self.sweep = command.sweep and not bus._moved
+        self.results: list[Any] = []
+        self.failure: BaseException | None = None
+
+    def run(self) -> list[Any]:
+        stopping = self.machine.step(self.bus.state, Cause.STOP)
+        if self.sweep and stopping is not None:
+            self._enter(stopping)
+        while self.bus.state != self.target:
+            self._enter(self._next())
+        if self.failure is not None:
+            raise self.failure
+        return self.results
+
+    def _next(self) -> AnyState:
+        state, graph = self.bus.state, self.machine.graph
+        if (state, self.target) not in graph:
+            raise self.failure or Unreachable(self.target, state, graph.reachable(state))
+        return graph[state, self.target]
+
+    def _enter(self, state: AnyState, *error: Any) -> None:
+        bus = self.bus
+        bus._arrive(state)
+        try:
+            self.results.append(bus.publish(self.machine.channels.get(state, str(state)), *error))
+        except CommandCancelled as cut:
+            self.failure = self.failure or cut
+            self.target = self.machine.ended
+        except BaseException as failure:  # noqa: BLE001 - failure is a row of the table
+            self._take_the_failed_row(state, failure)
+        bus._mail.tell(Settled(state))
+        if state in self.machine.final:
+            self._close()
+
+    def _take_the_failed_row(self, state: AnyState, error: BaseException) -> None:
+        machine, bus = self.machine, self.bus
+        if state in machine.news and isinstance(error, Exception):
+            return
+        bus._troubled(error)
+        self.failure = self.failure or error
+        fallback = machine.step(state, Cause.FAILED)
+        if state in machine.unwind:
+            bus.log(f"Shutting down due to error in {machine.channels[state]} listener:", ERROR)
+            self.target = machine.unwind[state]
+        elif fallback is None:
+            self.target = state
+        elif fallback in machine.error_states:
+            self.target = fallback
+        if fallback is not None:
+            told = (type(error), error, error.__traceback__)
+            self._enter(fallback, *(told if fallback in machine.error_states else ()))
+
+    def _close(self) -> None:
+        try:
+            self.bus._finish()
+        except Exception as error:  # noqa: BLE001 - news: it was logged, and changes nothing
+            self.bus._troubled(error)
