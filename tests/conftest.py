@@ -1,0 +1,42 @@
+"""Fixtures for every test; what they are made of is in `tests.helpers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from sitebus.process import Engine
+from tests.helpers import SiteProcess, nothing_left
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """A bus of its own for one test, which must end without a thread or descriptor left."""
+    with nothing_left():
+        engine = Engine()
+        try:
+            yield engine
+        finally:
+            engine.exit()
+
+
+@pytest.fixture
+def bus(engine: Engine) -> Engine:
+    """The same, for tests that only want a bus."""
+    return engine
+
+
+@pytest.fixture
+def site_process() -> Iterator[Callable[..., SiteProcess]]:
+    """Start ``sitebus-serve`` with the given arguments; ended with the test, at the latest."""
+    with ExitStack() as running:
+
+        def start(*arguments: object, **settings: object) -> SiteProcess:
+            child = SiteProcess(*arguments, **settings)  # type: ignore[arg-type]
+            running.callback(print, child)
+            running.callback(child.close)
+            return child
+
+        yield start
