@@ -1,0 +1,254 @@
+"""HTTPS: certificates are checked before anything is bound, and can change while serving."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sitebus.errors import EX_CONFIG, EX_NOINPUT, EX_NOPERM, SitebusError
+from sitebus.process import Engine
+from sitebus.servers.cheroot import CherootServer
+from sitebus.servers.tls import TLS
+from tests.helpers import wait_for
+from tests.servers.client import Client
+from tests.servers.conftest import Certificate, Gate, Logged, Serve
+
+Connect = Callable[..., Client]
+Certificates = tuple[Certificate, Certificate]
+
+
+def tell(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """Answer the environ."""
+    body = json.dumps({k: v for k, v in environ.items() if isinstance(v, str)}).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+
+@pytest.fixture
+def trust(certificates: Certificates) -> ssl.SSLContext:
+    """Trust the root only: the intermediate has to come from the server."""
+    return ssl.create_default_context(cafile=certificates[0].root)
+
+
+def name_of(client: Client) -> str:
+    assert isinstance(client.socket, ssl.SSLSocket)
+    subject: Any = (client.socket.getpeercert() or {})["subject"]
+    return str(dict(subject[0])["commonName"])
+
+
+def test_https_is_served_with_the_whole_chain(
+    serve: Serve, connect: Connect, certificate: Certificate, trust: ssl.SSLContext
+) -> None:
+    """A client that knows only the root is content."""
+    server = serve(tell, tls=certificate.tls)
+    client = connect(server, tls=trust)
+    told = json.loads(client.get().body)
+
+    assert told["wsgi.url_scheme"] == "https"
+    assert told["HTTPS"] == "on"
+    assert told["SSL_PROTOCOL"].startswith("TLS")
+    assert told["SERVER_PORT"] == str(server.addresses[0].port)
+    assert server.description.startswith("https://127.0.0.1:")
+    assert not client.get().closes
+
+
+def test_a_combined_file_will_do(
+    serve: Serve, connect: Connect, certificate: Certificate, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    """Certificate, chain and key in one, as some tools write them."""
+    files = (certificate.certificate, certificate.chain, certificate.key)
+    combined = tmp_path / "combined.pem"
+    combined.write_text("".join(path.read_text() for path in files))
+    assert connect(serve(tls=TLS(combined)), tls=trust).get().status == 200
+
+
+def test_old_protocols_are_refused(
+    serve: Serve, certificate: Certificate, trust: ssl.SSLContext
+) -> None:
+    """TLS 1.2 is the least."""
+    server = serve(tls=certificate.tls)
+    trust.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        trust.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        trust.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(ssl.SSLError), socket.create_connection(server.bound_addr) as raw:  # type: ignore[arg-type]
+        trust.wrap_socket(raw, server_hostname="localhost")
+
+
+def test_plain_http_on_a_tls_port_is_told_so(
+    serve: Serve, connect: Connect, certificate: Certificate
+) -> None:
+    """Rather than a closed connection."""
+    answer = connect(serve(tls=certificate.tls)).get()
+    assert answer.status == 400
+    assert b"HTTPS" in answer.body
+
+
+def test_a_mute_client_delays_nobody(
+    serve: Serve, connect: Connect, certificate: Certificate, trust: ssl.SSLContext
+) -> None:
+    """Neither before its handshake nor in the middle of it."""
+    server = serve(tls=certificate.tls, threads=2)
+    connect(server)
+    half = connect(server)
+    half.send(b"\x16\x03\x01\x02\x00\x01")
+    assert connect(server, tls=trust).get().status == 200
+
+
+def test_large_pipelined_requests_are_not_forgotten(
+    serve: Serve, connect: Connect, certificate: Certificate, trust: ssl.SSLContext
+) -> None:
+    """What OpenSSL has decrypted already does not make the socket readable."""
+    client = connect(serve(tls=certificate.tls, timeout=3), tls=trust)
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 3000 + b"\r\n\r\n"
+    client.send(request * 4 + b"GET / HTTP/1.0\r\n\r\n")
+    received = b""
+    while data := client.socket.recv(65536):
+        received += data
+    assert received.count(b"hello") == 5
+
+
+def test_a_drain_answers_within_tls(
+    engine: Engine,
+    serve: Serve,
+    connect: Connect,
+    certificate: Certificate,
+    trust: ssl.SSLContext,
+    gate: Gate,
+    meanwhile: Callable[..., Future[Any]],
+) -> None:
+    """Those in flight and those in their linger."""
+    server = serve(gate, tls=certificate.tls, linger=5)
+    slow, kept = connect(server, tls=trust), connect(server, tls=trust)
+    kept.get()
+    slow.ask("/gate")
+    assert gate.entered.wait(5)
+    stop = meanwhile(engine.stop)
+    wait_for(lambda: not server.httpserver.can_add_keepalive_connection)
+    gate.opened.set()
+
+    assert kept.get().closes
+    assert slow.answer().closes
+    stop.result(5)
+
+
+def test_graceful_rereads_the_certificate(
+    engine: Engine,
+    serve: Serve,
+    connect: Connect,
+    certificate: Certificate,
+    certificates: Certificates,
+    trust: ssl.SSLContext,
+) -> None:
+    """New connections get the new one; old ones go on."""
+    server = serve(tls=certificate.tls)
+    before = connect(server, tls=trust)
+    certificate.certificate.write_bytes(certificates[1].certificate.read_bytes())
+    certificate.key.write_bytes(certificates[1].key.read_bytes())
+
+    engine.graceful()
+
+    after = connect(server, tls=trust)
+    assert (name_of(before), name_of(after)) == ("old", "new")
+    assert before.get().status == after.get().status == 200
+
+
+def test_a_bad_new_certificate_changes_nothing(
+    engine: Engine,
+    serve: Serve,
+    connect: Connect,
+    certificate: Certificate,
+    trust: ssl.SSLContext,
+    logged: Logged,
+) -> None:
+    """Half a deployment does not take the site down; nor does a stop and start on it."""
+    server = serve(tls=certificate.tls)
+    certificate.certificate.write_text("")
+
+    engine.graceful()
+    assert connect(server, tls=trust).get().status == 200
+    engine.stop()
+    engine.start()
+    assert connect(server, tls=trust).get().status == 200
+    assert "they are not a certificate and a private key in PEM" in str(logged)
+    assert "keeping the certificate that was read before" in str(logged)
+
+
+def remove(files: Certificate) -> None:
+    files.certificate.unlink()
+
+
+def hide(files: Certificate) -> None:
+    files.key.chmod(0)
+
+
+def make_directory(files: Certificate) -> None:
+    files.chain.unlink()
+    files.chain.mkdir()
+
+
+def empty(files: Certificate) -> None:
+    files.key.write_text("-----BEGIN RUBBISH-----\n")
+
+
+def swap(files: Certificate) -> None:
+    os.replace(files.root.with_name("other.key"), files.key)
+
+
+def lock(files: Certificate) -> None:
+    os.replace(files.root.with_name("locked.key"), files.key)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "said"),
+    [
+        (remove, EX_NOINPUT, "cannot read .*old.pem: no such file or directory"),
+        (hide, EX_NOPERM, "cannot read .*old.key: this user may not read it"),
+        (make_directory, EX_NOINPUT, "cannot read .*middle.pem: is a directory"),
+        (empty, EX_CONFIG, "cannot use certificate .* and key .*: they are not a certificate and"),
+        (swap, EX_CONFIG, "the key does not belong to the certificate"),
+        (lock, EX_CONFIG, "the key has a passphrase"),
+    ],
+)
+def test_a_bad_certificate_is_one_sentence_and_nothing_started(
+    engine: Engine,
+    certificate: Certificate,
+    certificates: Certificates,
+    spoil: Callable[[Certificate], None],
+    status: int,
+    said: str,
+) -> None:
+    """With the status of its kind; no socket was bound for it."""
+    _make_other_keys(certificate, certificates)
+    spoil(certificate)
+    if spoil is hide and os.access(certificate.key, os.R_OK):
+        pytest.skip("root may read everything")
+    server = CherootServer(engine, tell, binds=["127.0.0.1:0"], tls=certificate.tls)
+    server.subscribe()
+
+    with pytest.raises(SitebusError, match=said) as caught:
+        engine.start()
+
+    assert caught.value.status == status
+    assert "\n" not in str(caught.value)
+    assert engine.addresses == ()
+
+
+def _make_other_keys(files: Certificate, certificates: Certificates) -> None:
+    import subprocess
+
+    folder = files.root.parent
+    (folder / "other.key").write_bytes(certificates[1].key.read_bytes())
+    command = ("openssl", "ec", "-aes256", "-passout", "pass:secret")
+    subprocess.run(
+        [*command, "-in", files.key, "-out", folder / "locked.key"], check=True, capture_output=True
+    )
