@@ -1,0 +1,248 @@
+"""What is this object: a WSGI application, an ASGI application, or a factory that makes one?
+
+Decides by looking only; the object is never called, because calling an application to see what
+happens has side effects and misleads. Loading the object is left to ``references``, serving it to
+``mounts``. The rules run from sure to likely: a marker on the object, its framework, the shape of
+its signature. What no rule knows is an error that says how to say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from sitebus.errors import NotAnApplication, UnclearInterface
+
+if TYPE_CHECKING:
+    from inspect import Signature
+
+Interface = Literal["wsgi", "asgi3", "asgi2", "factory"]
+
+INTERFACES: tuple[Interface, ...] = get_args(Interface)
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """What an object is, and how sure that is."""
+
+    interface: Interface
+    #: The name of its framework, or "" for plain Python.
+    framework: str = ""
+    #: False when only the number of its parameters spoke for it.
+    certain: bool = True
+
+
+#: Dotted names of classes whose instances (and subclasses' instances) are applications.
+_FRAMEWORKS: dict[str, tuple[Interface, str]] = {
+    "flask.app.Flask": ("wsgi", "Flask"),
+    "django.core.handlers.wsgi.WSGIHandler": ("wsgi", "Django"),
+    "bottle.Bottle": ("wsgi", "Bottle"),
+    "pyramid.router.Router": ("wsgi", "Pyramid"),
+    "falcon.app.App": ("wsgi", "Falcon"),
+    "cherrypy._cptree.Tree": ("wsgi", "CherryPy"),
+    "cherrypy._cptree.Application": ("wsgi", "CherryPy"),
+    "webob.dec.wsgify": ("wsgi", "WebOb"),
+    "morepath.app.App": ("wsgi", "Morepath"),
+    "tg.wsgiapp.TGApp": ("wsgi", "TurboGears"),
+    "pecan.core.Pecan": ("wsgi", "Pecan"),
+    "pecan.core.ExplicitPecan": ("wsgi", "Pecan"),
+    "paste.urlmap.URLMap": ("wsgi", "Paste"),
+    "whitenoise.base.WhiteNoise": ("wsgi", "WhiteNoise"),
+    "socketio.middleware.WSGIApp": ("wsgi", "Socket.IO"),
+    "sitebus.targets.StaticFiles": ("wsgi", "static files"),
+    "sitebus.targets.Redirect": ("wsgi", "redirect"),
+    "django.core.handlers.asgi.ASGIHandler": ("asgi3", "Django"),
+    "falcon.asgi.app.App": ("asgi3", "Falcon"),
+    "fastapi.applications.FastAPI": ("asgi3", "FastAPI"),
+    "starlette.applications.Starlette": ("asgi3", "Starlette"),
+    "starlette.routing.Router": ("asgi3", "Starlette"),
+    "quart.app.Quart": ("asgi3", "Quart"),
+    "litestar.app.Litestar": ("asgi3", "Litestar"),
+    "sanic.app.Sanic": ("asgi3", "Sanic"),
+    "channels.routing.ProtocolTypeRouter": ("asgi3", "Channels"),
+    "channels.routing.URLRouter": ("asgi3", "Channels"),
+    "blacksheep.server.application.Application": ("asgi3", "BlackSheep"),
+    "socketio.asgi.ASGIApp": ("asgi3", "Socket.IO"),
+    "engineio.async_drivers.asgi.ASGIApp": ("asgi3", "Engine.IO"),
+}
+
+#: Objects people mount by mistake, and what they meant.
+_MISTAKES: dict[str, str] = {
+    "dash.dash.Dash": "mount its .server, made with requests_pathname_prefix set to the prefix",
+    "aiohttp.web_app.Application": "aiohttp applications speak neither WSGI nor ASGI",
+    "tornado.web.Application": "Tornado applications speak neither WSGI nor ASGI",
+    "web.application.application": "mount what its .wsgifunc() returns",
+    "pyramid.config.Configurator": "mount what its .make_wsgi_app() returns",
+    "flask.blueprints.Blueprint": "register the blueprint on a Flask application and mount that",
+    "flask.sansio.blueprints.Blueprint": "register it on a Flask application and mount that",
+    "flask_socketio.SocketIO": "mount the Flask application it was given",
+    "socketio.server.Server": "wrap it in socketio.WSGIApp",
+    "socketio.async_server.AsyncServer": "wrap it in socketio.ASGIApp",
+    "hug.api.API": "mount the module's __hug_wsgi__",
+    "gradio.blocks.Blocks": "mount the FastAPI application that gradio.mount_gradio_app makes",
+    "robyn.Robyn": "Robyn brings its own server and speaks neither WSGI nor ASGI",
+    "builtins.module": "name an attribute of the module, as in module:application",
+}
+
+_WSGI_NAMES = ({"environ", "env", "environment", "wsgi_environ"}, {"start_response", "start"})
+
+
+def detect(obj: object, said: Interface | None = None) -> Detected:
+    """Answer what *obj* is, without ever calling it; what was *said* outright stands.
+
+    Raises:
+        NotAnApplication: It cannot be served; says what was probably meant.
+        UnclearInterface: It could be anything, such as a function of ``*args``.
+    """
+    found = _by_marker(obj) or _by_framework(obj)
+    if said:
+        return Detected(said, found.framework if found else "")
+    if found:
+        return found
+    hint = mistake(obj)
+    if hint:
+        raise NotAnApplication(describe(obj), hint)
+    if not callable(obj):
+        raise NotAnApplication(describe(obj), "it cannot be called")
+    found = _by_shape(obj)
+    if found is None:
+        raise UnclearInterface(describe(obj))
+    return found
+
+
+def mistake(obj: object) -> str:
+    """Answer what somebody probably meant who mounts *obj*, or "" if it is no known mistake."""
+    known = (_MISTAKES.get(name) for name in _ancestry(obj))
+    return next((hint for hint in known if hint), "")
+
+
+def describe(obj: object) -> str:
+    """Name *obj* for a message: its dotted name where it has one, else its type's."""
+    name = getattr(obj, "__qualname__", None)
+    module = getattr(obj, "__module__", None)
+    if isinstance(name, str) and isinstance(module, str):
+        return f"{module}.{name}"
+    kind = type(obj)
+    if kind.__module__ == "builtins":
+        return f"{obj!r:.60}"
+    return f"an instance of {kind.__module__}.{kind.__qualname__}"
+
+
+def _ancestry(obj: object) -> list[str]:
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(obj).__mro__]
+
+
+def _by_marker(obj: object) -> Detected | None:
+    said = _marker(obj, "__sitebus_interface__")
+    if said in INTERFACES:
+        return Detected(said)
+    if _marker(obj, "_asgi_single_callable"):
+        return Detected("asgi3")
+    if _marker(obj, "_asgi_double_callable"):
+        return Detected("asgi2")
+    return None
+
+
+def _marker(obj: object, name: str) -> object:
+    # Proxies and mocks answer any attribute; a marker counts only where somebody wrote it down.
+    for place in (obj, type(obj)):
+        names = getattr(place, "__dict__", None)
+        if names is not None and name in names:
+            return cast(object, names[name])
+    return None
+
+
+def _by_framework(obj: object) -> Detected | None:
+    for name in _ancestry(obj):
+        if name in _FRAMEWORKS:
+            interface, framework = _FRAMEWORKS[name]
+            return Detected(interface, framework)
+    return None
+
+
+def _by_shape(obj: Callable[..., Any]) -> Detected | None:
+    if _is_coroutine_function(obj):
+        return Detected("asgi3")
+    import inspect
+
+    try:
+        signature = inspect.signature(obj)
+    except (TypeError, ValueError):
+        return None  # written in C, and says nothing about itself
+    found = _by_names(signature)
+    if isinstance(obj, type):
+        return _of_class(obj, signature, found)
+    return found
+
+
+def _of_class(kind: type, signature: Signature, found: Detected | None) -> Detected | None:
+    """A class is an application when making an instance answers a request."""
+    names = _required(signature)
+    if len(names) == 1 and _is_coroutine_function(_call_of(kind)):
+        return Detected("asgi2", certain=names == ["scope"])
+    if len(names) == 2 and not hasattr(kind, "__iter__"):
+        return found if found and found.certain else None
+    return found
+
+
+def _by_names(signature: Signature) -> Detected | None:
+    names = _positional(signature)
+    if len(names) >= 2 and names[0] in _WSGI_NAMES[0] and names[1] in _WSGI_NAMES[1]:
+        return Detected("wsgi")
+    if names[:3] == ["scope", "receive", "send"]:
+        return Detected("asgi3")
+    required = _required(signature)
+    if required == ["scope"]:
+        return Detected("asgi2")
+    if not names and any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
+        return None
+    return _by_count(len(required))
+
+
+def _by_count(count: int) -> Detected | None:
+    shapes: dict[int, Interface] = {0: "factory", 2: "wsgi", 3: "asgi3"}
+    return Detected(shapes[count], certain=False) if count in shapes else None
+
+
+def _positional(signature: Signature) -> list[str]:
+    return [
+        parameter.name.lstrip("_")
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+
+
+def _required(signature: Signature) -> list[str]:
+    return [
+        parameter.name.lstrip("_")
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+
+
+def _is_coroutine_function(obj: object) -> bool:
+    """Also through partials, decorators that say what they wrap, and instances' ``__call__``."""
+    import functools
+    import inspect
+
+    if isinstance(obj, type):
+        return False  # calling a class never gives a coroutine
+    while isinstance(obj, functools.partial):
+        obj = obj.func
+    if inspect.iscoroutinefunction(obj):
+        return True
+    wrapped = inspect.unwrap(obj) if callable(obj) else obj
+    return inspect.iscoroutinefunction(wrapped) or _has_coroutine_call(wrapped)
+
+
+def _has_coroutine_call(obj: object) -> bool:
+    import inspect
+
+    return not inspect.isroutine(obj) and inspect.iscoroutinefunction(_call_of(type(obj)))
+
+
+def _call_of(kind: type) -> object:
+    """What runs when an instance is called; ``callable`` would only tell whether anything does."""
+    return next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
