@@ -1,0 +1,270 @@
+"""The options that every site has, and what they may not say together.
+
+These rows are the only declaration of the core's options; see `sitebus.config.options`.
+An adapter, a plugin or a room adds its own where the site is put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from sitebus.addresses import Address
+from sitebus.config.configuration import Configuration, Problem, Settings
+from sitebus.config.headings import parse_place
+from sitebus.config.kinds import (
+    ADDRESSES,
+    BOOLEAN,
+    DESTINATION,
+    DURATION,
+    GLOBS,
+    NAME,
+    NAMES,
+    PATHS,
+    REFERENCE,
+    SIZE,
+    TEXT,
+    BadValue,
+    Choice,
+    Context,
+    FilePath,
+    Integer,
+)
+from sitebus.config.options import Option, Section, Table
+from sitebus.errors import nearest
+
+ENVIRONMENTS = ("development", "production", "embedded")
+
+_FILE = FilePath("file")
+_DIRECTORY = FilePath("directory")
+
+
+def _name(text: str) -> str:
+    """Read the name of a section."""
+    try:
+        return NAME.parse(text, Context(Path()))
+    except BadValue as error:
+        raise ValueError(f"{text[:60]!r} cannot name a section: {error}") from error
+
+
+SITE = Section(
+    "site",
+    (
+        Option("name", TEXT, "site", "The site's name, for logs and process titles."),
+        Option(
+            "environment",
+            Choice(*ENVIRONMENTS),
+            "production",
+            "What the site runs for; it sets the defaults of other options.",
+        ),
+        Option("include", GLOBS, (), "More files to read, relative to this one."),
+        Option(
+            "python_path",
+            PATHS,
+            (),
+            "Directories to import applications from.",
+            default_text="${here}",
+        ),
+        Option("working_dir", _DIRECTORY, None, "The directory to change to before importing."),
+        Option(
+            "strict_hosts",
+            BOOLEAN,
+            False,
+            "Refuse requests for a host that no mount names, rather than use the mounts of any.",
+        ),
+        Option(
+            "development_pages",
+            BOOLEAN,
+            False,
+            "List the mounts, and the nearest match, where no mount answers.",
+            by_environment={"development": True},
+        ),
+    ),
+    "The site as a whole.",
+)
+
+SERVER = Section(
+    "server",
+    (
+        Option("adapter", NAME, "cheroot", "The server library that speaks HTTP."),
+        Option(
+            "bind",
+            ADDRESSES,
+            (Address.parse("127.0.0.1:8080"),),
+            "Where to listen: HOST:PORT, [IPv6]:PORT, unix:PATH, fd:N or systemd, several of them.",
+        ),
+        Option("threads", Integer(1, 4096), 10, "Requests served at the same time."),
+        Option("backlog", Integer(1, 65535), 1024, "Connections that may wait to be accepted."),
+        Option("timeout", DURATION, 10.0, "How long a silent connection is kept."),
+        Option(
+            "drain_timeout", DURATION, 30.0, "How long a stop waits for requests to be finished."
+        ),
+        Option("max_header", SIZE, 64 << 10, "The largest head of a request."),
+        Option("max_body", SIZE, 0, "The largest body of a request; 0 is any."),
+        Option("tls_cert", _FILE, None, "The certificate, in PEM; turns HTTPS on."),
+        Option("tls_key", _FILE, None, "The certificate's private key, in PEM."),
+        Option("tls_chain", _FILE, None, "The certificates between it and the root, in PEM."),
+    ),
+    "A server; one with every default when there is none.",
+    argument="NAME",
+    default_name="main",
+    heading=_name,
+)
+
+MOUNT = Section(
+    "mount",
+    (
+        Option(
+            "app",
+            TEXT,
+            None,
+            "what answers: module:name, file.py:name, app:NAME, static:DIRECTORY or redirect:URL.",
+            required=True,
+        ),
+        Option("name", NAME, None, "Its name in access logs and metrics; the prefix if unset."),
+        Option("interface", Choice("auto", "wsgi"), "auto", "How the application is called."),
+        Option(
+            "factory", BOOLEAN, False, "Call what is imported; the application is what returns."
+        ),
+        Option("filters", NAMES, (), "Filters around the application, the outermost first."),
+        Option(
+            "slash",
+            Choice("pass", "redirect", "strict"),
+            "pass",
+            "What a request for the bare prefix gets: the application, a redirect, or a 404.",
+        ),
+        Option(
+            "cookie_path",
+            Choice("keep", "prefix"),
+            "keep",
+            "Whether cookies set for the whole host are kept to the prefix.",
+        ),
+        Option("enabled", BOOLEAN, True, "Whether it is mounted at all."),
+    ),
+    "An application at a path, on one host or on all.",
+    argument="PATH",
+    default_name=None,
+    heading=parse_place,
+)
+
+_USE = Option("use", REFERENCE, None, "a callable to import, such as module:name.", required=True)
+
+APP = Section(
+    "app",
+    (_USE,),
+    "An application to be made by a callable; its other settings are keyword arguments.",
+    argument="NAME",
+    default_name=None,
+    free=True,
+    heading=_name,
+)
+
+FILTER = Section(
+    "filter",
+    (_USE,),
+    "A callable around applications; its other settings are keyword arguments.",
+    argument="NAME",
+    default_name=None,
+    free=True,
+    heading=_name,
+)
+
+PLUGIN = Section(
+    "plugin",
+    (_USE, Option("enabled", BOOLEAN, True, "Whether it is subscribed at all.")),
+    "A plugin of the bus; its other settings are keyword arguments.",
+    argument="NAME",
+    default_name=None,
+    free=True,
+    heading=_name,
+)
+
+LOGGING = Section(
+    "logging",
+    (
+        Option(
+            "level",
+            Choice("debug", "info", "warning", "error", "critical"),
+            "info",
+            "The least severe message that is written.",
+        ),
+        Option("format", Choice("text", "json"), "text", "How messages are written."),
+        Option("error", DESTINATION, "-", "Where messages go; - is standard error."),
+        Option(
+            "access", DESTINATION, "-", "Where a line for each request goes; - is standard output."
+        ),
+        Option(
+            "config",
+            _FILE,
+            None,
+            "A file for the logging module: ini as in its fileConfig, or json.",
+        ),
+    ),
+    "Messages, and a line for each request.",
+)
+
+ENV = Section(
+    "env",
+    (),
+    "Environment variables, set before applications are imported where they are not set yet.",
+    free=True,
+    exact_keys=True,
+)
+
+TABLE = Table((SITE, SERVER, MOUNT, APP, FILTER, PLUGIN, LOGGING, ENV))
+
+
+def _known_apps(configuration: Configuration) -> Iterator[Problem]:
+    """``app = app:NAME`` names an ``[app NAME]``."""
+    for mount in configuration.mounts:
+        app = str(mount.get("app", ""))
+        if app.startswith("app:"):
+            yield from _named(mount, "app", app[4:], configuration.apps)
+
+
+def _known_filters(configuration: Configuration) -> Iterator[Problem]:
+    """``filters = NAME`` names a ``[filter NAME]``, unless it names something to import."""
+    for mount in configuration.mounts:
+        for name in mount.get("filters", ()):
+            if ":" not in name:
+                yield from _named(mount, "filters", name, configuration.filters)
+
+
+def _named(mount: Settings, key: str, name: str, known: Iterable[str]) -> Iterator[Problem]:
+    names = list(known)
+    if name in names:
+        return
+    kind = key.removesuffix("s")
+    near = nearest(name[:60], names)
+    hint = f" - did you mean {near!r}?" if near else ""
+    yield Problem(mount.value(key).origin, f"{key}: there is no section [{kind} {name[:60]}]{hint}")
+
+
+def _whole_certificates(configuration: Configuration) -> Iterator[Problem]:
+    """A key or a chain without its certificate would serve plain HTTP, and nobody would know."""
+    for server in configuration.servers:
+        for key in ("tls_key", "tls_chain"):
+            if server.get(key) is not None and server.get("tls_cert", "") is None:
+                yield Problem(server.value(key).origin, f"{key} is of no use without tls_cert")
+
+
+def _one_server_each(configuration: Configuration) -> Iterator[Problem]:
+    """No two servers listen on one address; port 0 is another one each time."""
+    holders: dict[Address, Settings] = {}
+    for server in configuration.servers:
+        for address in server.get("bind", ()):
+            other = holders.setdefault(address, server)
+            if address.kind == "tcp" and address.port == 0:
+                continue
+            if other is server:
+                continue
+            where = f"{other.title} at {other.value('bind').origin}"
+            yield Problem(server.value("bind").origin, f"bind: {address} is {where} already")
+
+
+CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
+    _known_apps,
+    _known_filters,
+    _whole_certificates,
+    _one_server_each,
+)

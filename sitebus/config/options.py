@@ -1,0 +1,202 @@
+"""The one table of options: what a site's configuration may say.
+
+An `Option` is a row: a key, its kind, its default and a sentence of help.
+A `Section` is a kind of heading with its rows, a `Table` all of them.
+The reader checks files against the table, the command line turns ``-o`` and its flags into entries
+of it, and ``--print-config`` and the docs are written from it; nothing is declared twice.
+Which rows the core has is told in `sitebus.config.core`; a plugin, an adapter or a room brings its
+own with `Table.with_rows`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from sitebus.config.kinds import FREE_TEXT, Kind
+
+T = TypeVar("T")
+
+#: What a key's name says about its value: it is not for other people's eyes.
+_SECRET = re.compile(r"pass|secret|token|key", re.IGNORECASE)
+
+
+class Option(Generic[T]):
+    """One setting of a section.
+
+    Attributes:
+        name: its key, with underscores.
+        kind: what its text may say.
+        default: the value when nobody says one; None for a setting that is not set.
+        help: one sentence for the docs and the command line.
+        default_text: a default to read as if the file said it, such as ``${here}``.
+        by_environment: defaults that differ in one ``[site] environment``.
+        required: there is no default; somebody has to say it.
+        secret: printed as asterisks.
+    """
+
+    __slots__ = (
+        "by_environment",
+        "default",
+        "default_text",
+        "help",
+        "kind",
+        "name",
+        "required",
+        "secret",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind[T],
+        default: T | None,
+        help: str,
+        *,
+        default_text: str = "",
+        by_environment: Mapping[str, T] | None = None,
+        required: bool = False,
+        secret: bool = False,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.default = default
+        self.help = help
+        self.default_text = default_text
+        self.by_environment = dict(by_environment or {})
+        self.required = required
+        self.secret = secret
+
+    def __repr__(self) -> str:
+        return f"Option({self.name!r})"
+
+    def default_in(self, environment: str) -> T | None:
+        """Answer the default in an environment such as ``development``."""
+        return self.by_environment.get(environment, self.default)
+
+
+#: An option whatever its type, for tables of several.
+Row = Option[Any]
+
+
+def stranger(key: str) -> Row:
+    """Answer the row of a key that a section takes without knowing it."""
+    return Option(key, FREE_TEXT, "", "Handed on as it is.", secret=bool(_SECRET.search(key)))
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a name, of a variable for instance, promises something to hide."""
+    return bool(_SECRET.search(name))
+
+
+def _nothing(text: str) -> Iterable[Row]:
+    return ()
+
+
+class Section(NamedTuple):
+    """One kind of heading, such as ``[server]`` or ``[mount PATH]``.
+
+    Attributes:
+        kind: the heading's first word.
+        rows: the settings it knows.
+        help: one sentence for the docs.
+        argument: what follows the first word, for the docs; empty when nothing may.
+        default_name: the name of a heading that has none; None when it must have one.
+        free: keys it does not know are taken as text, and handed on.
+        exact_keys: keys are told apart by case and hyphens, as environment variables are.
+        heading: reads the argument into what the heading means; raises ValueError.
+        builtin: a name this section is for, with rows of its own.
+        brings_by: a setting whose text decides on more rows, as ``adapter`` does.
+        brings: answers these rows for that text; raises SitebusError.
+    """
+
+    kind: str
+    rows: tuple[Row, ...]
+    help: str
+    argument: str = ""
+    default_name: str | None = ""
+    free: bool = False
+    exact_keys: bool = False
+    heading: Callable[[str], object] = str
+    builtin: str = ""
+    brings_by: str = ""
+    brings: Callable[[str], Iterable[Row]] = _nothing
+
+    @property
+    def single(self) -> bool:
+        """True when there is one such section at most."""
+        return not self.argument
+
+    @property
+    def title(self) -> str:
+        """The heading as the docs write it."""
+        inner = f"{self.kind} {self.builtin or self.argument}".strip()
+        return f"[{inner}]"
+
+    def with_rows(self, rows: Iterable[Row]) -> Section:
+        """Answer a section that has *rows* too.
+
+        A row that is there already, under the same name, is replaced: an adapter may have a better
+        default or a narrower kind for a setting that every adapter knows.
+        """
+        merged = {row.name: row for row in self.rows} | {row.name: row for row in rows}
+        return self._replace(rows=tuple(merged.values()))
+
+    def key(self, text: str) -> str:
+        """Answer the spelling under which a key is stored."""
+        if self.exact_keys:
+            return text
+        folded = text.replace("-", "_")
+        return folded if self.free and self.row(folded.lower()) is None else folded.lower()
+
+    def row(self, key: str) -> Row | None:
+        """Answer the row of a key that the section knows."""
+        for row in self.rows:
+            if row.name == key:
+                return row
+        return None
+
+    def row_for(self, key: str) -> Row | None:
+        """Answer the row to read a key's text with; None when the section does not take it."""
+        return self.row(key) or (stranger(key) if self.free else None)
+
+
+class Table:
+    """Every section there is; frozen, so that a room adds its rows by making another."""
+
+    __slots__ = ("_sections",)
+
+    def __init__(self, sections: Iterable[Section]) -> None:
+        self._sections = {(section.kind, section.builtin): section for section in sections}
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The sections, in the order in which they are printed."""
+        return tuple(self._sections.values())
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The first words of headings."""
+        return tuple(dict.fromkeys(kind for kind, _ in self._sections))
+
+    def find(self, kind: str, name: str = "") -> Section | None:
+        """Answer the section of a heading: the one for that very name before the general one."""
+        return self._sections.get((kind, name)) or self._sections.get((kind, ""))
+
+    def builtins(self, kind: str) -> tuple[str, ...]:
+        """Answer the names that have a section of their own."""
+        return tuple(name for each, name in self._sections if each == kind and name)
+
+    def with_section(self, section: Section) -> Table:
+        """Answer a table that has *section* as well, or instead of the one with its heading."""
+        kept = {**self._sections, (section.kind, section.builtin): section}
+        return Table(kept.values())
+
+    def with_rows(self, kind: str, rows: Iterable[Row]) -> Table:
+        """Answer a table whose section *kind* has *rows* too."""
+        return self.with_section(self._sections[kind, ""].with_rows(rows))
+
+    def homes(self, key: str) -> list[Section]:
+        """Answer the sections that know *key*: where a setting in the wrong place belongs."""
+        return [section for section in self.sections if section.row(key)]

@@ -1,0 +1,251 @@
+"""From files, environment and command line to one checked `Configuration`.
+
+Command line beats environment beats file beats default, setting by setting, and each value keeps
+its origin.
+A mistake never stops the reading: all are gathered, and raised at once as `ConfigErrors`.
+`sitebus.config.drafts` gathers what is said; here placeholders are expanded, each text is read by
+its row, and the checks of `sitebus.config.core` compare what was read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sitebus.config import core
+from sitebus.config.configuration import (
+    DEFAULT,
+    MASK,
+    Configuration,
+    Problem,
+    Settings,
+    Value,
+    masked,
+)
+from sitebus.config.drafts import (
+    Draft,
+    Drafts,
+    Entry,
+    Override,
+    cut,
+    open_draft,
+    short,
+    split_heading,
+    title,
+)
+from sitebus.config.interpolation import CannotExpand, Expanded, Scope, expand
+from sitebus.config.kinds import Context
+from sitebus.config.options import Row, Table, is_secret_name
+from sitebus.errors import ConfigErrors, nearest
+
+_CHAIN = 50
+
+
+class _AlreadyTold(ValueError):
+    """A value depends on one that was found wrong, which is a problem of its own."""
+
+
+def read(
+    path: str | os.PathLike[str] | None,
+    table: Table | None = None,
+    *,
+    overrides: Iterable[Override] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Configuration:
+    """Read and check a configuration.
+
+    Args:
+        path: the file, or None for a site that has none.
+        table: what may be said; the core's own table if left out.
+        overrides: what the command line says.
+        environ: the environment variables; those of the process if left out.
+
+    Raises:
+        CannotRead: the file is not there.
+        ForeignFile: it is another program's.
+        ConfigErrors: it was read, and this is all that is wrong with it.
+    """
+    environ = os.environ if environ is None else environ
+    drafts = Drafts(core.TABLE if table is None else table, environ)
+    file = None if path is None else Path(path)
+    if file is not None:
+        drafts.gather(file)
+    drafts.overlay_environment()
+    drafts.overlay(overrides)
+    drafts.complete()
+    return _Reader(drafts).finish(file)
+
+
+class _Reader:
+    """One reading of what was gathered."""
+
+    def __init__(self, drafts: Drafts) -> None:
+        self.drafts = drafts
+        self.problem = drafts.problem
+        self._expanded: dict[tuple[str, str, str], Expanded | None] = {}
+        self._expanding: list[tuple[str, str, str]] = []
+
+    def finish(self, path: Path | None) -> Configuration:
+        problems = self.drafts.problems
+        environment = self._environment()
+        settings = [self._settings(draft, environment) for draft in self.drafts.known.values()]
+        for draft in self.drafts.stray:
+            self._settings(draft, environment, complete=False)
+        order = {kind: number for number, kind in enumerate(self.drafts.table.kinds)}
+        settings.sort(key=lambda each: order[each.section.kind])
+        configuration = Configuration(path, self.drafts.directory, settings)
+        for check in core.CHECKS:
+            problems.extend(check(configuration))
+        if problems:
+            problems.sort(key=self._place)
+            raise ConfigErrors(problems)
+        return configuration
+
+    def _place(self, problem: Problem) -> tuple[int, int]:
+        source = problem.origin.source
+        known = (
+            self.drafts.files.index(source)
+            if source in self.drafts.files
+            else len(self.drafts.files)
+        )
+        return known, problem.origin.line
+
+    def _environment(self) -> str:
+        """Answer ``[site] environment``, which has a say in the defaults of all the others."""
+        draft = self.drafts.known.get(("site", ""))
+        section = self.drafts.table.find("site")
+        row = section.row("environment") if section else None
+        if draft is None or row is None:
+            return ""
+        value = self._value(draft, row, "environment", "", quiet=True)
+        return str(value.value) if value else str(row.default)
+
+    def _settings(self, draft: Draft, environment: str, complete: bool = True) -> Settings:
+        values: dict[str, Value] = {}
+        keys = [row.name for row in draft.section.rows] if complete else []
+        for key in dict.fromkeys([*keys, *draft.entries]):
+            row = draft.section.row_for(key)
+            value = self._value(draft, row, key, environment) if row else None
+            if value is not None:
+                values[key] = value
+        return Settings(draft.section, draft.name, draft.heading, draft.origin, values)
+
+    def _value(
+        self, draft: Draft, row: Row, key: str, environment: str, quiet: bool = False
+    ) -> Value | None:
+        entry = draft.entries.get(key)
+        if entry is None:
+            return self._default(draft, row, environment)
+        try:
+            expanded = self._expand(draft, key, entry)
+        except _AlreadyTold:
+            return None
+        except CannotExpand as error:
+            if not quiet:
+                self.problem(entry.origin, f"{cut(entry.key)}: {error}")
+            return None
+        try:
+            return self._parsed(row, entry, expanded)
+        except ValueError as error:
+            if not quiet:
+                self.problem(entry.origin, _wrong(row, entry, expanded, str(error)))
+            return None
+
+    def _parsed(self, row: Row, entry: Entry, expanded: Expanded) -> Value:
+        if entry.more and not row.kind.multiline:
+            raise ValueError(f"expected one line, and line {entry.more} goes on with it")
+        value = row.kind.parse(expanded.text, Context(entry.directory))
+        secret = expanded.secret or row.secret
+        return Value(row, value, entry.origin, entry.directory, secret)
+
+    def _default(self, draft: Draft, row: Row, environment: str) -> Value | None:
+        if row.required:
+            self.problem(draft.origin, f"{title(draft)} needs {row.name!r}: {row.help}")
+            return None
+        value = row.default_in(environment)
+        if row.default_text:
+            text = expand(row.default_text, self._scope(self.drafts.directory)).text
+            value = row.kind.parse(text, Context(self.drafts.directory))
+        return Value(row, value, DEFAULT, self.drafts.directory, row.secret)
+
+    def _scope(self, directory: Path) -> Scope:
+        return Scope(directory, self._variable, self._lookup)
+
+    def _variable(self, name: str) -> Expanded | None:
+        """Answer what applications will find in the environment: ``[env]`` where it has none."""
+        value = self.drafts.environ.get(name)
+        if value is not None:
+            return Expanded(value, is_secret_name(name))
+        draft = self.drafts.known.get(("env", ""))
+        if draft is None or name not in draft.entries:
+            return None
+        found = self._expand(draft, name, draft.entries[name])
+        return Expanded(found.text, found.secret or is_secret_name(name))
+
+    def _expand(self, draft: Draft, key: str, entry: Entry) -> Expanded:
+        if "$" not in entry.text:
+            return Expanded(entry.text)
+        place = (*draft.identity, key)
+        if place in self._expanding or len(self._expanding) > _CHAIN:
+            raise CannotExpand(self._circle(place))
+        if place not in self._expanded:
+            self._expanded[place] = None
+            self._expanding.append(place)
+            try:
+                self._expanded[place] = expand(entry.text, self._scope(entry.directory))
+            finally:
+                self._expanding.pop()
+        found = self._expanded[place]
+        if found is None:
+            raise _AlreadyTold
+        return found
+
+    def _circle(self, place: tuple[str, str, str]) -> str:
+        if place not in self._expanding:
+            return f"it goes through more than {_CHAIN} other settings"
+        path = [*self._expanding[self._expanding.index(place) :], place]
+        names = " -> ".join(cut(_reference(each)) for each in path[:8])
+        return f"it refers to itself: {names}"
+
+    def _lookup(self, heading: str, key: str) -> Expanded:
+        kind, name = split_heading(heading)
+        draft = self._referred(kind, name)
+        if draft is None:
+            raise CannotExpand(f"${{{cut(heading)}:{cut(key)}}} names no section of the file")
+        key = draft.section.key(key)
+        row = draft.section.row_for(key)
+        entry = draft.entries.get(key)
+        if row is None or (entry is None and draft.section.row(key) is None):
+            raise CannotExpand(f"{title(draft)} has no setting {short(key)}")
+        if entry is not None:
+            found = self._expand(draft, key, entry)
+            return Expanded(found.text, found.secret or row.secret)
+        value = None if row.required else self._default(draft, row, self._environment())
+        return Expanded("" if value is None or value.value is None else value.text)
+
+    def _referred(self, kind: str, name: str) -> Draft | None:
+        section = self.drafts.table.find(kind, name)
+        if section is None:
+            return None
+        try:
+            return self.drafts.known.get(open_draft(section, name, DEFAULT).identity)
+        except ValueError:
+            return None
+
+
+def _wrong(row: Row, entry: Entry, expanded: Expanded, expected: str) -> str:
+    """Say what is wrong with a value, without telling a secret."""
+    shown = MASK if expanded.secret or row.secret else masked(expanded.text)
+    words = getattr(row.kind, "words", ())
+    near = nearest(shown[:60].lower(), words)
+    hint = f" - did you mean {near!r}?" if near else ""
+    if re.search(r"\s[#;]", entry.text):
+        hint += " (comments need their own line)"
+    return f"{cut(entry.key)} = {short(shown)}: {expected}{hint}"
+
+
+def _reference(place: tuple[str, str, str]) -> str:
+    kind, name, key = place
+    return f"{kind} {name}:{key}" if name else f"{kind}:{key}"
