@@ -20,6 +20,7 @@ from sitebus.errors import (
     ChannelFailures,
     CommandCancelled,
     Interrupted,
+    SitebusError,
     WouldDeadlock,
 )
 from sitebus.listeners import Listener, ListenerDescription, Listeners, Subscription, name_of
@@ -81,11 +82,13 @@ class Bus:
         self._loop = LoopThread()
         self._commands: deque[Command] = deque()
         self._turn = threading.RLock()
-        self._walking = False
         self._walker: int | None = None
         self._moved = False
         self._running: Subscription | None = None
         self.impatient = False
+        #: Identifiers of threads that answer requests. A command given in one is queued, as from a
+        #: listener: a stop waits for the request that asks for it.
+        self.serving_threads: set[int] = set()
         self._timing = False
 
     def __repr__(self) -> str:
@@ -169,9 +172,8 @@ class Bus:
             KeyboardInterrupt, SystemExit: A listener raised it; the rest did not run.
             WouldDeadlock: Called on the event loop's thread for asynchronous listeners.
         """
-        try:
-            calls = self._quick[channel]
-        except KeyError:
+        calls = self._quick.get(channel)
+        if calls is None:
             return self._deliver(channel, args, kwargs)
         results: list[Any] = []
         failures: list[Exception] | None = None
@@ -249,7 +251,7 @@ class Bus:
         self, channel: str, each: Subscription, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
         outer = self._running
-        if self._walker == threading.get_ident() and channel != "log":
+        if self._is_walker and channel != "log":
             self._running = each
         began = time.perf_counter()
         try:
@@ -292,7 +294,12 @@ class Bus:
             _report_broken_log(listener, error)
             return []
         error.add_note(f"listener {name_of(listener)} on channel {channel!r}")
-        self.log(f"Error in {channel!r} listener {listener!r}", ERROR, traceback=error)
+        message = f"Error in {channel!r} listener {listener!r}"
+        if isinstance(error, SitebusError):
+            # What we raise on purpose says all there is to say.
+            self.log(f"{message}: {error}", ERROR)
+        else:
+            self.log(message, ERROR, traceback=error)
         return [*(failures or ()), error]
 
     # Walking.
@@ -300,7 +307,8 @@ class Bus:
     def transition(self, target: AnyState) -> list[Any]:
         """Go to *target* the shortest way and answer what each channel on it returned.
 
-        From a listener, and on the event loop's thread, it is queued and returns [] at once.
+        From a listener, from a request, and on the event loop's thread, it is queued and returns []
+        at once.
 
         Raises:
             Unreachable: No way leads there; nothing was done.
@@ -310,7 +318,7 @@ class Bus:
 
     def _command(self, command: Command) -> list[Any]:
         """Queue *command*; walk, or wait for the one who walks."""
-        if self._loop.is_current:
+        if self._loop.is_current or threading.get_ident() in self.serving_threads:
             self._post(command)
             return []
         self._commands.append(command)
@@ -319,7 +327,7 @@ class Bus:
                 self._serve(command)
                 if command.done:
                     return command.outcome()
-                if self._walker == threading.get_ident():
+                if self._is_walker:
                     return []
                 if box.get() is HURRY:
                     raise Interrupted(f"the bus to go to {command.target}")
@@ -340,27 +348,27 @@ class Bus:
         """Walk what is queued, unless somebody does.
 
         A signal handler may come between any two of these lines and walk by itself: the lock is
-        reentrant, and `_walking` is only touched by the thread that holds it. Whoever queues a
-        command and finds the lock taken can leave it: its holder looks once more after letting go.
+        reentrant, and only who holds it says that it walks. Whoever queues a command and finds the
+        lock taken can leave it: its holder looks once more after letting go.
         """
-        while self._commands and self._turn.acquire(blocking=False):
+        while self._commands and not self._is_walker and self._turn.acquire(blocking=False):
             try:
-                if self._walking:
-                    return
                 self._walk_queue(own)
             finally:
                 self._turn.release()
                 self._mail.tell(LOOK)
 
     def _walk_queue(self, own: Command | None) -> None:
-        self._walking = True
         self._walker = threading.get_ident()
         try:
             while self._commands:
                 self._execute(self._commands.popleft(), own)
         finally:
             self._walker = None
-            self._walking = False
+
+    @property
+    def _walking(self) -> bool:
+        return self._walker is not None
 
     def _execute(self, command: Command, own: Command | None) -> None:
         try:
@@ -376,6 +384,10 @@ class Bus:
         finally:
             command.done = True
             self._mail.tell(command)
+
+    @property
+    def _is_walker(self) -> bool:
+        return self._walker == threading.get_ident()
 
     def _arrive(self, state: AnyState) -> None:
         self.state = state
@@ -395,7 +407,7 @@ class Bus:
 
     def _is_preemptible(self, channel: str) -> bool:
         return (
-            self._walker == threading.get_ident()
+            self._is_walker
             and self.state in self.machine.preemptible
             and self.machine.channels.get(self.state) == channel
         )

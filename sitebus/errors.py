@@ -127,6 +127,21 @@ class WouldDeadlock(SitebusError):
         return f"{self.call} would wait for the event loop it runs on; use {self.instead}"
 
 
+class AlreadyRunning(SitebusError):
+    """A site was to be served by an engine that serves one already, or has ended."""
+
+    def __init__(self, call: str, state: object) -> None:
+        super().__init__(call)
+        self.call = call
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"{self.call} was called while the engine is in {self.state}; a program that is also "
+            'imported calls it only under if __name__ == "__main__"'
+        )
+
+
 class NotMainThread(SitebusError):
     """Something that only the main thread of a process can do was asked of another."""
 
@@ -286,8 +301,8 @@ class ForeignFile(SitebusError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path}:{self.line}: [{self.heading}] makes this a PasteDeploy file, which cannot "
-            "be served as it is; write a site.ini whose [mount /] names the application as "
+            f"{self.path}:{self.line}: [{self.heading}] makes this a PasteDeploy file, which "
+            "cannot be served as it is; write a site.ini whose [mount /] names the application as "
             "app = module:attribute"
         )
 
@@ -322,6 +337,19 @@ class ConfigErrors(SitebusError):
         told = [str(problem) for problem in self.problems[: self.most]]
         rest = len(self.problems) - len(told)
         return "\n".join([*told, f"... and {rest} more problems"] if rest else told)
+
+
+class StartFailed(SitebusError):
+    """A listener that is not ours kept the bus from starting; the bus logged its traceback."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        kind = type(self.error).__name__
+        where = "".join(f" ({note})" for note in getattr(self.error, "__notes__", ())[:1])
+        return f"the site could not start: {kind}: {self.error}{where}"
 
 
 class UsageError(SitebusError):

@@ -23,6 +23,7 @@ from sitebus import reexec
 from sitebus.bus import ERROR, HURRY, LOOK, Bus
 from sitebus.errors import (
     EX_SOFTWARE,
+    AlreadyRunning,
     CannotRestart,
     ChannelFailures,
     NotMainThread,
@@ -51,7 +52,7 @@ LAST_GRACE = 5.0
 
 
 class Priority(enum.IntEnum):
-    """When things happen while a site starts, and, from `SERVER_STOP` on, while it stops.
+    """When things happen while a site starts, and, from `DRAIN` on, while it stops.
 
     Plugins written for wspbus and magicbus know these numbers: lower runs first.
     """
@@ -64,6 +65,7 @@ class Priority(enum.IntEnum):
     SERVE = 75
     READY = 90
 
+    DRAIN = 24
     SERVER_STOP = 25
     DEFAULT = 50
 
@@ -213,9 +215,13 @@ class Engine(Bus):
 
         Raises:
             NotMainThread: Called in another thread.
+            AlreadyRunning: Called by a listener, while the bus is on its way.
         """
         if threading.current_thread() is not threading.main_thread():
             raise NotMainThread("block()", threading.current_thread().name)
+        if self._is_walker:
+            # From a listener: what it would wait for cannot go on before the listener returns.
+            raise AlreadyRunning("block()", self.state)
         reexec.release_signals()
         leaving = self._loop_until_ended(interval)
         self._join_threads()
@@ -223,6 +229,8 @@ class Engine(Bus):
             raise leaving
         if self._successor is not None:
             self._reexec(self._successor)
+            # Still here: it failed, or a signal at the last moment asked for the end instead.
+            self.sockets.close()
         return self.exit_code
 
     def pause(self, seconds: float) -> bool:
@@ -378,11 +386,10 @@ class Engine(Bus):
         self.log(f"Re-spawning {' '.join(successor.argv)}")
         try:
             with self.sockets.hand_down() as legacy:
-                reexec.execute(successor, legacy)
+                reexec.execute(successor, legacy, lambda: self._successor is not None)
         except CannotRestart as error:
             self._troubled(error)
             self.log(str(error), ERROR)
-            self.sockets.close()
 
     # Ways out of what hangs.
 

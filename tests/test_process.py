@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from sitebus import ChannelFailures, Engine, ProcessBus, State, states
 from sitebus.errors import (
+    AlreadyRunning,
     CommandCancelled,
     Interrupted,
     NotMainThread,
@@ -179,6 +180,13 @@ def test_block_is_the_main_threads(engine: Engine) -> None:
     thread.start()
     thread.join()
     assert "block() works only in the main thread, and was called in 'other'" in str(caught[0])
+
+
+def test_block_in_a_listener_is_refused(engine: Engine) -> None:
+    """What it would wait for cannot go on before the listener returns."""
+    engine.subscribe("start", engine.block)
+    with pytest.raises(AlreadyRunning, match="block\\(\\) was called while the engine is in"):
+        engine.start()
 
 
 def test_pool_threads_do_not_hold_the_exit(engine: Engine) -> None:
@@ -555,7 +563,7 @@ def test_the_third_interrupt_leaves_with_seventy(tmp_path: Path) -> None:
             while True:
                 time.sleep(60)
         engine.subscribe("stop", hang)
-        signal.signal(signal.SIGTERM, lambda *_: (print("caught", flush=True), engine.interrupt()))
+        signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b"caught\\n"), engine.interrupt()))
         engine.start()
         engine.block()
     """

@@ -1,0 +1,200 @@
+"""``sitebus-serve``: one site from a file, or from applications named on the command line.
+
+Reads the arguments and the configuration, then serves, or prints what was asked for instead.
+Whatever goes wrong is one sentence on standard error and a status of ``sysexits.h``; only an
+application's own failure shows a traceback, which is the application's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sitebus.cli.arguments import PROGRAM, Arguments, build_parser, parse
+from sitebus.cli.console import Console, table, wants_colour
+from sitebus.config import Configuration, Problem
+from sitebus.errors import (
+    AppImportError,
+    CannotRead,
+    ChannelFailures,
+    ConfigErrors,
+    SitebusError,
+    UsageError,
+    status_of,
+)
+
+#: What a shell answers for a command that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and answer its exit status."""
+    try:
+        return _run(parse(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing may complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (SitebusError, ChannelFailures) as error:
+        return report(error)
+
+
+def report(error: SitebusError | ChannelFailures) -> int:
+    """Say on standard error what went wrong, and answer the exit status."""
+    if isinstance(error, ConfigErrors) and all(map(_is_of_the_command_line, error.problems)):
+        # A flag with a wrong value, not a wrong file.
+        error = UsageError(str(error).replace("command line ", "").replace("\n", "; "))
+    if isinstance(error, ChannelFailures):
+        return max(map(_report_one, error.get_instances()), default=error.status)
+    return _report_one(error)
+
+
+def _is_of_the_command_line(problem: object) -> bool:
+    return isinstance(problem, Problem) and problem.origin.source == "command line"
+
+
+def _report_one(error: Exception) -> int:
+    if isinstance(error, AppImportError):
+        sys.stderr.write(error.traceback_text)
+    if isinstance(error, ConfigErrors):
+        # Each begins with the place, for editors that jump there.
+        print(error, file=sys.stderr)
+    else:
+        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+    return status_of(error)
+
+
+def _run(arguments: Arguments) -> int:
+    options = arguments.options
+    if options.help or options.version or options.print_completion:
+        return _about(arguments)
+    if options.chdir:
+        _change_directory(options.chdir)
+    if options.env_file:
+        from sitebus.cli import envfile
+
+        for name, value in envfile.read(Path(options.env_file)).items():
+            os.environ.setdefault(name, value)
+    return _act(arguments, _configuration(arguments, os.environ))
+
+
+def _about(arguments: Arguments) -> int:
+    """Answer what needs no configuration."""
+    parser = build_parser()
+    if arguments.options.help:
+        print(parser.format_help(), end="")
+    elif arguments.options.version:
+        print(versions())
+    else:
+        from sitebus.cli.completion import script
+
+        print(script(parser, arguments.options.print_completion), end="")
+    return 0
+
+
+def versions() -> str:
+    """Answer the versions that a bug report should name."""
+    import platform
+    from importlib.metadata import version
+
+    import sitebus
+
+    return (
+        f"sitebus {sitebus.__version__} "
+        f"({platform.python_implementation()} {platform.python_version()}, "
+        f"cheroot {version('cheroot')}, {platform.system()} {platform.release()})"
+    )
+
+
+def _change_directory(directory: str) -> None:
+    try:
+        os.chdir(directory)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "there is no such directory"
+        raise CannotRead(directory, reason.lower()) from error
+
+
+def _configuration(arguments: Arguments, environ: Mapping[str, str]) -> Configuration:
+    from sitebus import assembly
+
+    return assembly.read(arguments.config, overrides=arguments.overrides, environ=environ)
+
+
+def _act(arguments: Arguments, configuration: Configuration) -> int:
+    for flag, action in _ACTIONS.items():
+        if getattr(arguments.options, flag):
+            return action(arguments, configuration)
+    return _serve(arguments, configuration)
+
+
+def _print_config(arguments: Arguments, configuration: Configuration) -> int:
+    print(configuration.explain(), end="")
+    return 0
+
+
+def _list_mounts(arguments: Arguments, configuration: Configuration) -> int:
+    rows = [
+        (str(mount.place), str(mount["app"]), "" if mount["enabled"] else "(not enabled)")
+        for mount in configuration.mounts
+    ]
+    print("\n".join(table(rows, indent="")))
+    return 0
+
+
+def _check(arguments: Arguments, configuration: Configuration) -> int:
+    _require_mounts(configuration)
+    name = str(configuration.path or "the command line")
+    if arguments.options.check != "import":
+        print(f"{name}: no mistakes")
+        return 0
+    from sitebus import assembly
+
+    status = 0
+    rows = []
+    for finding in assembly.check(configuration):
+        if finding.error is not None:
+            status = max(status, _report_one(finding.error))
+        rows.append((finding.place, finding.target, finding.summary))
+    print("\n".join(table(rows, indent="")))
+    return status
+
+
+_ACTIONS: Mapping[str, Callable[[Arguments, Configuration], int]] = {
+    "print_config": _print_config,
+    "list_mounts": _list_mounts,
+    "check": _check,
+}
+
+
+def _require_mounts(configuration: Configuration) -> None:
+    if any(mount["enabled"] for mount in configuration.mounts):
+        return
+    if configuration.path is None:
+        raise UsageError(
+            "nothing to serve: name a site.ini, or an application such as module:app; "
+            f"see {PROGRAM} --help"
+        )
+    raise ConfigErrors([f"{configuration.path}: nothing is mounted; add a [mount /] with an app"])
+
+
+def _serve(arguments: Arguments, configuration: Configuration) -> int:
+    _require_mounts(configuration)
+    from sitebus import assembly, engine, site
+    from sitebus.cli.banner import Announcer
+    from sitebus.plugins.signals import SignalHandler
+
+    options = arguments.options
+    console = Console(sys.stderr, wants_colour(sys.stderr, options.color))
+    assembled = assembly.assemble(configuration, engine, site)
+    signals = SignalHandler(engine)
+    signals.subscribe()
+    if not options.quiet:
+        Announcer(engine, assembled, console).subscribe()
+    try:
+        return assembled.run()
+    finally:
+        signals.unsubscribe()

@@ -1,0 +1,222 @@
+"""From the bus's ``log`` channel to the `logging` module, and from there to a terminal or a file.
+
+Messages of the bus go to the logger ``sitebus``, those of a mount to ``sitebus.mount.NAME``.
+`configure` gives these loggers a place to write to; the loggers of applications are left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TextIO
+
+from sitebus.access import AccessLog
+from sitebus.errors import BadLogConfig, CannotWriteLog
+from sitebus.plugins import Plugin, listens
+from sitebus.process import Engine
+
+LOGGER = "sitebus"
+LEVELS: Mapping[str, int] = MappingProxyType(
+    {
+        "debug": logging.DEBUG,
+        "info": logging.INFO,
+        "warning": logging.WARNING,
+        "error": logging.ERROR,
+        "critical": logging.CRITICAL,
+    }
+)
+
+
+class LogBridge(Plugin):
+    """Hand every message on the ``log`` channel to a logger; reopen log files on ``graceful``.
+
+    A patient bridge keeps what is no warning until the bus has started, so that a start that fails
+    says why and nothing else.
+    """
+
+    def __init__(
+        self, bus: Engine, logger: logging.Logger | None = None, *, patient: bool = False
+    ) -> None:
+        super().__init__(bus)
+        self.logger = logger or logging.getLogger(LOGGER)
+        self._kept: list[logging.LogRecord] | None = [] if patient else None
+
+    @listens("log")
+    def log(self, message: str, level: int = logging.INFO) -> None:
+        """Log one message of the bus."""
+        if not self.logger.isEnabledFor(level):
+            return
+        # As an argument: a percent sign in the message is only that.
+        record = self.logger.makeRecord(self.logger.name, level, "", 0, "%s", (message,), None)
+        if self._kept is not None and level < logging.WARNING:
+            self._kept.append(record)
+        else:
+            self.logger.handle(record)
+
+    # First of all: what others say now comes after what was said before.
+    @listens("started", priority=0)
+    def started(self) -> None:
+        """Log what was kept, and keep nothing more."""
+        kept, self._kept = self._kept, None
+        for record in kept or ():
+            self.logger.handle(record)
+
+    @listens("graceful")
+    def graceful(self) -> None:
+        """Write to the files that have the names now: somebody may have moved the old ones."""
+        for handler in self.logger.handlers:
+            if isinstance(handler, LogFile):
+                handler.reopen()
+
+
+class AccessLogKeeper(Plugin):
+    """Keep an access log open from the start to the exit; follow a rotation on ``graceful``."""
+
+    def __init__(self, bus: Engine, log: AccessLog) -> None:
+        super().__init__(bus)
+        self.access_log = log
+
+    @listens("graceful")
+    def graceful(self) -> None:
+        """Write to the file that has the name now."""
+        self.access_log.reopen()
+
+    @listens("exit")
+    def exit(self) -> None:
+        """Close the file."""
+        self.access_log.close()
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-01-31 12:00:00,123 INFO sitebus: message``."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+#: What every record has; anything else was given as ``extra``.
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, pid, message, traceback, and any ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write *record* as one line."""
+        import json
+
+        said: dict[str, Any] = {
+            "time": _time(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        said.update((key, value) for key, value in vars(record).items() if key not in _USUAL)
+        return json.dumps(said, ensure_ascii=False, default=str)
+
+
+def _time(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03}Z"
+
+
+class LogFile(logging.FileHandler):
+    """A file that can be opened again under its name."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the file.
+
+        Raises:
+            CannotWriteLog: it cannot be opened.
+        """
+        try:
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise CannotWriteLog(str(path), error) from error
+
+    def reopen(self) -> None:
+        """Open the file again; go on with the old one if that fails."""
+        stream = self._open()
+        self.acquire()
+        before, self.stream = self.stream, stream
+        self.release()
+        if before is not None:
+            before.close()
+
+
+def configure(
+    level: str = "info",
+    format: str = "text",
+    destination: str = "-",
+    *,
+    stream: TextIO | None = None,
+    logger: logging.Logger | None = None,
+) -> logging.Handler:
+    """Give the ``sitebus`` loggers one place to write to, instead of the one they had.
+
+    Args:
+        level: one of `LEVELS`.
+        format: ``text`` or ``json``.
+        destination: a file's path, ``-`` for *stream*, or ``off``.
+        stream: standard error if left out.
+        logger: the logger, if not ``sitebus``.
+
+    Raises:
+        CannotWriteLog: the file cannot be opened.
+    """
+    logger = logger or logging.getLogger(LOGGER)
+    handler = _handler(destination, stream)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    unconfigure(logger)
+    logger.addHandler(handler)
+    logger.setLevel(LEVELS[level])
+    # An application that sets up the root logger would have our lines twice.
+    logger.propagate = False
+    return handler
+
+
+def unconfigure(logger: logging.Logger | None = None) -> None:
+    """Take away what `configure` gave, and close its file."""
+    logger = logger or logging.getLogger(LOGGER)
+    for handler in logger.handlers[:]:
+        if isinstance(handler.formatter, (JsonFormatter, TextFormatter)):
+            logger.removeHandler(handler)
+            handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+
+
+def _handler(destination: str, stream: TextIO | None) -> logging.Handler:
+    if destination == "off":
+        return logging.NullHandler()
+    if destination == "-":
+        return logging.StreamHandler(stream or sys.stderr)
+    return LogFile(destination)
+
+
+def configure_by_file(path: Path) -> None:
+    """Hand a file to the `logging` module: ini for its ``fileConfig``, json for ``dictConfig``.
+
+    Raises:
+        BadLogConfig: it is neither, or says what cannot be done.
+    """
+    import logging.config
+
+    try:
+        if path.suffix == ".json":
+            import json
+
+            told = json.loads(path.read_text(encoding="utf-8"))
+            logging.config.dictConfig({"disable_existing_loggers": False, **told})
+        else:
+            logging.config.fileConfig(path, disable_existing_loggers=False, encoding="utf-8")
+    # It imports and calls what the file names, which may raise anything.
+    except Exception as error:
+        raise BadLogConfig(path, error) from error

@@ -1,0 +1,185 @@
+"""From a configuration to a running site, and back to nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from sitebus import State, assembly
+from sitebus.config import Override
+from sitebus.errors import AppImportError, AppNotFound, BindError, CannotWriteLog, StartFailed
+from sitebus.mounts import Site
+from sitebus.process import Engine
+
+APPLICATION = """\
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["sitebus.mount"].encode()]
+"""
+
+Assemble = Callable[..., assembly.Assembly]
+
+
+@pytest.fixture
+def assemble(bus: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Assemble]:
+    """Put together what a text says as a ``site.ini``, on a bus that must end clean."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "assembled_app.py").write_text(APPLICATION)
+    made: list[assembly.Assembly] = []
+
+    def make(text: str) -> assembly.Assembly:
+        path = tmp_path / "site.ini"
+        path.write_text(f"[logging]\naccess = off\n[server]\nbind = 127.0.0.1:0\n{text}")
+        configuration = assembly.read(path, environ={})
+        made.append(assembly.assemble(configuration, bus, Site()))
+        return made[-1]
+
+    yield make
+    bus.exit()
+    for each in made:
+        each.close()
+    sys.modules.pop("assembled_app", None)
+
+
+MOUNT = "[mount /a]\napp = assembled_app:app\n"
+
+
+def test_a_site_serves_again_after_a_stop(bus: Engine, assemble: Assemble) -> None:
+    """A stop keeps applications and addresses; only an exit lets go of them."""
+    assembled = assemble(MOUNT)
+    assembled.start()
+    (url,) = assembled.urls()
+    assert requests.get(f"{url}/a", timeout=10).text == "/a"
+    mounts = assembled.site.mounts
+    bus.stop()
+    bus.start()
+    assert assembled.site.mounts == mounts
+    assert assembled.urls() == (url,)
+    assert requests.get(f"{url}/a", timeout=10).text == "/a"
+    bus.exit()
+    assert assembled.site.mounts == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (f"{MOUNT}[mount /b]\napp = no_such_module_here:app\n", AppNotFound),
+        (f"{MOUNT}[mount /b]\napp = app:b\n[app b]\nuse = os:getpid\nx = 1\n", AppImportError),
+        (f"{MOUNT}filters = os:getpid\n", AppImportError),
+        (f"{MOUNT}[server b]\nbind = 192.0.2.1:0\n", BindError),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing(
+    bus: Engine, assemble: Assemble, text: str, error: type[Exception]
+) -> None:
+    """No socket, no mount, no thread; and the reason is the original one."""
+    assembled = assemble(text)
+    with pytest.raises(error):
+        assembled.start()
+    assert bus.state == State.EXITING
+    assert bus.addresses == ()
+    assert assembled.site.mounts == ()
+
+
+def test_nothing_of_ours_is_logged_with_a_traceback(
+    assemble: Assemble, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who asked for the start is told the reason; the log need not tell it a second time."""
+    assembled = assemble("[mount /]\napp = no_such_module_here:app\n")
+    with pytest.raises(AppNotFound):
+        assembled.start()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_strangers_failure_is_named(bus: Engine, assemble: Assemble) -> None:
+    """A listener may raise anything; the sentence says which one it was."""
+
+    def stumble() -> None:
+        raise KeyError("shoe")
+
+    assembled = assemble(MOUNT)
+    bus.subscribe("start", stumble)
+    with pytest.raises(StartFailed, match=r"KeyError: 'shoe' \(listener .*stumble"):
+        assembled.start()
+
+
+def test_a_log_that_cannot_be_written_fails_before_anything_listens(
+    bus: Engine, tmp_path: Path
+) -> None:
+    """And leaves logging as it was."""
+    configuration = assembly.read(
+        None,
+        overrides=[Override("logging", "error", str(tmp_path / "gone" / "log"), "-o")],
+        environ={},
+    )
+    with pytest.raises(CannotWriteLog):
+        assembly.assemble(configuration, bus, Site())
+    assert not any(bus.listeners[channel] for channel in ("start", "log"))
+    assert logging.getLogger("sitebus").handlers == []
+
+
+def test_an_access_log_is_open_while_the_site_is(
+    bus: Engine, assemble: Assemble, tmp_path: Path
+) -> None:
+    """It follows a rotation, like every log."""
+    (tmp_path / "more.ini").write_text(MOUNT)
+    assembled = assemble("[site]\ninclude = more.ini\n")
+    assembled.close()
+    configuration = assembly.read(
+        tmp_path / "site.ini",
+        overrides=[Override("logging", "access", "access.log", "--access-log")],
+        environ={},
+    )
+    assembled = assembly.assemble(configuration, bus, Site())
+    assembled.start()
+    (url,) = assembled.urls()
+    log = tmp_path / "access.log"
+    requests.get(f"{url}/a?first", timeout=10)
+    log.rename(tmp_path / "access.log.1")
+    bus.publish("graceful")
+    requests.get(f"{url}/a?second", timeout=10)
+    bus.exit()
+    assembled.close()
+    assert "/a?first" in (tmp_path / "access.log.1").read_text()
+    assert "/a?second" in log.read_text()
+
+
+def test_applications_find_what_the_file_prepared(
+    assemble: Assemble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Environment where it says nothing yet, import path, and directory."""
+    monkeypatch.setenv("SITE_TOWN", "Wien")
+    monkeypatch.delenv("SITE_RIVER", raising=False)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "work").mkdir()
+    assemble(
+        "[site]\npython_path = lib, .\nworking_dir = work\n"
+        "[env]\nSITE_TOWN = Graz\nSITE_RIVER = Mur\n" + MOUNT
+    )
+    assert (os.environ["SITE_TOWN"], os.environ["SITE_RIVER"]) == ("Wien", "Mur")
+    assert sys.path[:2] == [str(tmp_path / "lib"), str(tmp_path)]
+    assert Path.cwd() == tmp_path / "work"
+    monkeypatch.delenv("SITE_RIVER")
+
+
+def test_check_loads_everything_and_binds_nothing(assemble: Assemble, tmp_path: Path) -> None:
+    """What it says is what a start would meet."""
+    (tmp_path / "site.ini").write_text(
+        f"{MOUNT}[mount /off]\napp = gone:app\nenabled = no\n[mount /s]\napp = static:.\n"
+        "[mount /x]\napp = gone:app\n[plugin p]\nuse = gone:P\n[plugin q]\nuse = os:getpid\n"
+    )
+    findings = assembly.check(assembly.read(tmp_path / "site.ini", environ={}))
+    assert [(each.place, each.summary) for each in findings] == [
+        ("/a", "wsgi CERTAIN"),
+        ("/s", "static files (wsgi) CERTAIN"),
+        ("/x", "FAILED"),
+        ("[plugin p]", "FAILED"),
+        ("[plugin q]", "plugin"),
+    ]
