@@ -1,0 +1,245 @@
+"""Directives that write reference pages from the tables in the code, so that they cannot drift."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.typing import ExtensionMetadata
+from state_diagram import draw, name_of
+
+from sitebus import errors, machine
+from sitebus.machine import Machine
+
+
+def table(widths: str, rows: Iterable[Sequence[str]]) -> str:
+    """Answer a list-table; the first row is its heading."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in rows:
+        for number, cell in enumerate(row):
+            lines.append(f"   {' ' if number else '*'} - {cell}".rstrip())
+    return "\n".join([*lines, ""])
+
+
+def code(text: object) -> str:
+    """Answer *text* as a literal; nothing where there is none."""
+    return f"``{text}``" if str(text) else ""
+
+
+class Generated(SphinxDirective):
+    """A directive whose reST is computed."""
+
+    has_content: ClassVar[bool] = False
+
+    def text(self) -> str:
+        """Answer the reST that stands for the directive."""
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(self.text(), allow_section_headings=True)
+
+
+class OfMachine(Generated):
+    """A directive about the table of states that its argument names."""
+
+    required_arguments: ClassVar[int] = 1
+
+    @property
+    def machine(self) -> Machine:
+        found = getattr(machine, self.arguments[0])
+        assert isinstance(found, Machine)
+        return found
+
+
+class StateDiagram(OfMachine):
+    """The table, drawn."""
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw("", draw(self.machine), format="html")]
+
+
+class StateTable(OfMachine):
+    """The table, row by row."""
+
+    def text(self) -> str:
+        rows = [
+            (code(name_of(edge.source)), edge.cause.value, code(name_of(edge.target)))
+            for edge in self.machine.edges
+        ]
+        return table("30 20 30", [("In", "this", "leads to"), *rows])
+
+
+class ChannelTable(OfMachine):
+    """What a new bus publishes by itself, and when."""
+
+    def text(self) -> str:
+        return table("20 45 35", [("Channel", "Published", "A failing listener"), *self.rows()])
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        for channel in self.machine.builtin_channels():
+            yield (code(channel), self.occasion(channel), self.failure(channel))
+
+    @property
+    def arrivals(self) -> set[Hashable]:
+        return {edge.target for edge in self.machine.edges}
+
+    def told_by(self, channel: str) -> Hashable:
+        """Answer the state whose arrival *channel* tells, if any."""
+        return next((s for s, c in self.machine.channels.items() if c == channel), None)
+
+    def occasion(self, channel: str) -> str:
+        state = self.told_by(channel)
+        if state is not None and state == self.machine.initial and state not in self.arrivals:
+            return "never: a new bus is there already"
+        if state is not None:
+            return f"on arrival in {code(name_of(state))}"
+        if channel == self.machine.closing:
+            return "once, when everything is over"
+        return EXTRA_CHANNELS[channel][0]
+
+    def failure(self, channel: str) -> str:
+        state = self.told_by(channel)
+        if state is not None and state not in self.arrivals:
+            return ""
+        if state in self.machine.news or channel == self.machine.closing:
+            return "is logged and changes nothing"
+        if state is None:
+            return EXTRA_CHANNELS[channel][1]
+        target = self.machine.step(state, machine.Cause.FAILED)
+        if target is None:
+            return "is reported; the exit goes on"
+        unwinds = self.machine.unwind.get(state)
+        to = f", and the bus goes on to {code(name_of(unwinds))}" if unwinds is not None else ""
+        return f"leads to {code(name_of(target))}{to}"
+
+
+#: Channels of no state: what the code does with them cannot be read off a table.
+EXTRA_CHANNELS = {
+    "graceful": ("by the command ``graceful``", "makes the command raise"),
+    "log": ("by ``bus.log(msg, level)``, as ``(msg, level)``", "is told to standard error"),
+    "main": (
+        "by ``block()`` in the main thread, every 0.1 s, while somebody listens",
+        "is logged; the next round comes later",
+    ),
+    "execv": ("by ``block()``, just before it runs the command line again", "is logged"),
+}
+
+
+class PriorityTable(Generated):
+    """The named priorities, in the order in which they run."""
+
+    def text(self) -> str:
+        from sitebus.process import Priority
+
+        ordered = sorted(Priority.__members__.items(), key=lambda item: item[1])
+        rows = [(code(f"Priority.{name}"), str(int(value))) for name, value in ordered]
+        return table("40 20", [("Name", "Runs at"), *rows])
+
+
+class ExitStatusList(Generated):
+    """Each exit status, with the errors that lead to it."""
+
+    def text(self) -> str:
+        found = [(name, status) for name, status in vars(errors).items() if name.startswith("EX_")]
+        return "\n".join(self.status(name, status) for name, status in found)
+
+    def status(self, name: str, status: int) -> str:
+        reasons = [f"    * {code(each.__name__)}: {first_line(each)}" for each in causes(status)]
+        if status == errors.EX_OK:
+            reasons = ["    The process was asked to end."]
+        return "\n".join([f"{status} (``{name}``)", *reasons, ""]) if reasons else ""
+
+
+def causes(status: int) -> list[type]:
+    """Answer the errors whose exit status is *status*."""
+    return [
+        each
+        for each in vars(errors).values()
+        if isinstance(each, type)
+        and issubclass(each, errors.SitebusError | errors.ChannelFailures)
+        and each is not errors.SitebusError
+        and each.status == status
+    ]
+
+
+def first_line(thing: object) -> str:
+    """Answer the first sentence of a docstring."""
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+class OptionList(Generated):
+    """Every section of a site.ini, with its settings."""
+
+    def text(self) -> str:
+        from sitebus.assembly import table
+
+        return "\n\n".join(self.section(section) for section in table().sections)
+
+    def section(self, section: Any) -> str:
+        title = code(section.title)
+        about = [section.help, "Any other key is handed on as it is." if section.free else ""]
+        # What the default adapter adds; another may add other settings.
+        deciding = section.row(section.brings_by)
+        added = section.brings(deciding.default) if deciding else ()
+        settings = [*map(self.option, section.rows), *map(self.option, added)]
+        return "\n".join([title, "-" * len(title), "", " ".join(about), "", *settings])
+
+    def option(self, row: Any) -> str:
+        lines = [f"``{row.name} = {row.kind.metavar}``", f"    {row.help}"]
+        default = row.default_text or self.written(row, row.default)
+        if row.required:
+            lines.append("    It has no default.")
+        elif default:
+            others = [
+                f"; in {environment}: {code(self.written(row, value))}"
+                for environment, value in row.by_environment.items()
+            ]
+            lines.append(f"    Default: {code(default)}{''.join(others)}")
+        return "\n".join([*lines, ""])
+
+    def written(self, row: Any, value: Any) -> str:
+        """Answer a default as a file would say it."""
+        return "" if value in (None, "", ()) else str(row.kind.format(value))
+
+
+class CommandLine(Generated):
+    """The arguments of ``sitebus-serve``, from its parser."""
+
+    def text(self) -> str:
+        from sitebus.cli.arguments import build_parser
+
+        parser = build_parser()
+        usage = parser.format_usage().removeprefix("usage: ").strip()
+        groups = [group for group in parser._action_groups if group._group_actions]
+        return "\n".join([".. code-block:: text", "", f"    {usage}", "", *map(self.group, groups)])
+
+    def group(self, group: argparse._ArgumentGroup) -> str:
+        title = (group.title or "").capitalize()
+        return "\n".join([title, "-" * len(title), "", *map(self.action, group._group_actions)])
+
+    def action(self, action: argparse.Action) -> str:
+        term = ", ".join(action.option_strings) or str(action.metavar)
+        if action.option_strings and action.nargs != 0:
+            value = action.metavar or "|".join(map(str, action.choices or ("VALUE",)))
+            term += f"{'=' if '--' in term else ' '}{value}"
+        return f"``{term}``\n    {(action.help or '').replace('%%', '%')}\n"
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    """Called by Sphinx."""
+    for directive in (
+        StateDiagram,
+        StateTable,
+        ChannelTable,
+        PriorityTable,
+        ExitStatusList,
+        OptionList,
+        CommandLine,
+    ):
+        name = "".join(f"-{c.lower()}" if c.isupper() else c for c in directive.__name__)
+        app.add_directive(name.lstrip("-"), directive)
+    return {"parallel_read_safe": True}
