@@ -91,6 +91,7 @@ class Engine(Bus):
         self._sockets: Sockets | None = None
         self._successor: reexec.Command | None = None
         self._interrupts = 0
+        self._leaving = False
         self._blocking = False
         self._main_work: deque[Callable[[], object]] = deque()
 
@@ -290,6 +291,11 @@ class Engine(Bus):
         return self._sockets
 
     @property
+    def leaving(self) -> bool:
+        """Whether the process is on its way out and nobody will serve on its sockets after it."""
+        return self._leaving and self._successor is None
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """Where the engine listens, with real ports."""
         return () if self._sockets is None else self._sockets.addresses
@@ -312,6 +318,7 @@ class Engine(Bus):
         if command.target not in self.machine.final or self.state in self.machine.final:
             super()._execute(command, own)
             return
+        self._leaving = True
         with self._deadline():
             super()._execute(command, own)
 
@@ -434,7 +441,12 @@ class Engine(Bus):
                 self._leave_now()
 
         watcher = threading.Thread(target=watch, name="sitebus deadline", daemon=True)
-        watcher.start()
+        try:
+            watcher.start()
+        except RuntimeError:
+            # The interpreter is ending and makes no threads any more: without a bound, then.
+            yield
+            return
         try:
             yield
         finally:

@@ -194,7 +194,7 @@ class HTTPServer(wsgi.Server):
     of ``stop`` for a caller that keeps the time.
 
     Args:
-        doors: Where to accept; at least one, never closed here.
+        doors: Where to accept; at least one, closed here only by a drain for good.
         application: The WSGI application.
         threads: How many requests are served at once.
         timeout: Seconds a client may be silent.
@@ -237,6 +237,7 @@ class HTTPServer(wsgi.Server):
         )
         self.serving = self._keeper.serving
         self.drained = self._keeper.ended
+        self.shut = self._keeper.shut
         self._begun = time.time()
 
     def start(self) -> None:
@@ -264,13 +265,14 @@ class HTTPServer(wsgi.Server):
         finally:
             self.ready = False
 
-    def drain(self, linger: float) -> None:
+    def drain(self, linger: float, *, for_good: bool = False) -> None:
         """Accept nothing more and answer the rest with ``Connection: close``.
 
         ``drained`` is set when the last connection is closed; one that is silent is closed *linger*
-        seconds from now or from its last response.
+        seconds from now or from its last response. With *for_good*, those whom the kernel has
+        accepted are served too, and the doors are closed when ``shut`` is set.
         """
-        self._keeper.drain(linger)
+        self._keeper.drain(linger, for_good=for_good)
 
     def finish(self, grace: float) -> list[tuple[threading.Thread, str]]:
         """End at once, drained or not.

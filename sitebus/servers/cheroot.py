@@ -2,6 +2,7 @@
 
 A stop drains. From its first moment nothing new is accepted: the sockets stay open with the engine,
 and the kernel keeps newcomers for the next start or the successor, so the port never refuses.
+Only when the process leaves for good are those served who wait already, and the sockets closed.
 What was accepted is read and answered, with ``Connection: close``. A connection that says nothing
 is closed after ``linger`` seconds, during which it may still send a request.
 What is not done after ``drain_timeout`` seconds, or when the bus becomes impatient, is left behind.
@@ -161,7 +162,12 @@ class CherootServer(ServerAdapter):
         """Accept nothing more, from now on; `stop` waits for the rest."""
         if self.running and not self._server.draining:
             self._drain_until = time.monotonic() + self.drain_timeout
-            self._server.drain(self.linger)
+            leaving = self.bus.leaving
+            self._server.drain(self.linger, for_good=leaving)
+            if leaving and self._server.shut.wait(GRACE):
+                # Nobody will answer here again: a client had better be refused than kept waiting.
+                for listener in self._listeners:
+                    self.bus.sockets.close(listener)
 
     @prioritized(Priority.SERVER_STOP)
     def stop(self) -> None:

@@ -7,7 +7,7 @@ A connection is handed over only once its first byte is there.
 So one that says nothing holds no worker thread, and a drain can tell it from a request half read:
 the first may be closed after a moment, the second must be waited for.
 
-The doors (listening sockets) are never closed here and a drain only stops looking at them.
+A drain only stops looking at the doors (listening sockets), unless it is told that it is the last.
 What the kernel has queued meanwhile is left to whoever looks at those sockets next: ourselves after
 a stop and a start, or our successor.
 """
@@ -31,6 +31,8 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 BROKEN = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
 #: How long nothing is accepted when descriptors ran out: at once again would be a busy loop.
 BREATHER = 0.2
+#: How many of those who wait are still let in before a door is closed for good.
+LAST_ROUND = 4096
 
 NEVER = float("inf")
 
@@ -79,6 +81,7 @@ class Doorkeeper(Generic[C]):
         self.doors = tuple(doors)
         self.serving = threading.Event()
         self.ended = threading.Event()
+        self.shut = threading.Event()
         self._timeout = timeout
         self._welcome = welcome
         self._serve = serve
@@ -89,6 +92,7 @@ class Doorkeeper(Generic[C]):
         self._lock = threading.Lock()
         self._drained_since: float | None = None
         self._linger = 0.0
+        self._for_good = False
         self._cut = False
         # None while the doors are open.
         self._resume_at: float | None = None
@@ -154,14 +158,17 @@ class Doorkeeper(Generic[C]):
         if self.draining:
             self._ring()
 
-    def drain(self, linger: float) -> None:
+    def drain(self, linger: float, *, for_good: bool = False) -> None:
         """Accept nothing more, and end when every connection is closed.
 
-        Silent ones are closed when they said nothing for *linger* more seconds.
+        Silent ones are closed when they said nothing for *linger* more seconds. With *for_good*
+        nobody will look at these doors again: who waits there is let in first, and then they are
+        closed, which is told by ``shut``.
         """
         with self._lock:
             if self._drained_since is None:
                 self._linger = linger
+                self._for_good = for_good
                 self._drained_since = time.monotonic()
         self._ring()
 
@@ -177,8 +184,13 @@ class Doorkeeper(Generic[C]):
                 self._bell.send(b"!")
 
     def _is_over(self) -> bool:
-        if self.draining:
+        if self.draining and not self.shut.is_set():
+            if self._for_good:
+                self._let_in_who_waits()
             self._close_doors(until=NEVER)
+            for door in self.doors if self._for_good else ():
+                door.socket.close()
+            self.shut.set()
         return self._cut or (self.draining and not self._open)
 
     def _wait_for_words(self, timeout: float | None) -> None:
@@ -206,6 +218,16 @@ class Doorkeeper(Generic[C]):
             self._refused(door, error)
             return
         self._usher(door, accepted, peer)
+
+    def _let_in_who_waits(self) -> None:
+        for door in self.doors:
+            # Bounded: under load newcomers would never end.
+            for _ in range(LAST_ROUND):
+                try:
+                    accepted, peer = door.socket.accept()
+                except OSError:
+                    break  # nobody waits, or nobody more can be let in
+                self._usher(door, accepted, peer)
 
     def _refused(self, door: Door, error: OSError) -> None:
         if error.errno in BROKEN:

@@ -365,3 +365,22 @@ def test_a_client_that_reset_its_connection_is_no_news(
     engine.stop()
 
     assert "rror" not in str(logged)
+
+
+def test_who_waits_when_the_process_leaves_is_served_and_newcomers_are_refused(
+    engine: Engine, serve: Serve, connect: Connect, gate: Gate, meanwhile: Meanwhile
+) -> None:
+    """Nobody comes after: better refused at once than kept waiting and then cut off."""
+    server = serve(gate)
+    client = connect(server)
+    client.ask("/gate")
+    assert gate.entered.wait(5)
+
+    leaving = meanwhile(engine.exit)
+    wait_for(lambda: engine.addresses == ())
+    with pytest.raises(ConnectionRefusedError):
+        connect(server)
+    gate.opened.set()
+
+    assert client.answer().status == 200
+    leaving.result(5)

@@ -44,7 +44,7 @@ class Plain:
 class House:
     """A doorkeeper at work, and what it did."""
 
-    def __init__(self, errors: list[int]) -> None:
+    def __init__(self, errors: list[int], *, opened: bool = True) -> None:
         self.listening = Balky(socket.AF_INET, socket.SOCK_STREAM)
         self.listening.errors, self.listening.failed_at = errors, []
         self.listening.bind(("127.0.0.1", 0))
@@ -61,7 +61,8 @@ class House:
         )
         self.failure: BaseException | None = None
         self.thread = threading.Thread(target=self.run)
-        self.thread.start()
+        if opened:
+            self.thread.start()
 
     def run(self) -> None:
         try:
@@ -139,3 +140,29 @@ def test_one_that_never_ran_has_nothing_to_close() -> None:
         keeper = Doorkeeper[Plain]([], timeout=1, welcome=None, serve=None, log=None)  # type: ignore[arg-type]
         keeper.drain(0)
         keeper.cut()
+
+
+def test_who_waits_is_let_in_before_the_doors_are_closed_for_good(houses: list[House]) -> None:
+    """The kernel has accepted them; nobody would ever answer."""
+    houses.append(house := House([], opened=False))
+    address = house.listening.getsockname()
+    with socket.create_connection(address) as one, socket.create_connection(address) as two:
+        one.sendall(b"x")
+        two.sendall(b"x")
+        house.keeper.drain(0, for_good=True)
+        house.thread.start()
+        assert house.keeper.ended.wait(5)
+        assert one.recv(1) == two.recv(1) == b""
+    assert len(house.served) == 2
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+def test_who_waits_is_left_to_the_successor_otherwise(houses: list[House]) -> None:
+    houses.append(house := House([], opened=False))
+    with socket.create_connection(house.listening.getsockname()):
+        house.keeper.drain(0)
+        house.thread.start()
+        assert house.keeper.ended.wait(5)
+    assert house.served == []
+    assert house.listening.accept()[0].close() is None
