@@ -20,19 +20,27 @@ from sitebus.errors import (
     ChannelFailures,
     CommandCancelled,
     Interrupted,
+    LoopEnded,
     SitebusError,
+    Unreachable,
     WouldDeadlock,
 )
-from sitebus.listeners import Listener, ListenerDescription, Listeners, Subscription, name_of
+from sitebus.listeners import (
+    ERROR,
+    INFO,
+    Listener,
+    ListenerDescription,
+    Listeners,
+    Subscription,
+    name_of,
+    shown,
+)
 from sitebus.loop import LoopThread
-from sitebus.machine import AnyState, Graph, Machine
+from sitebus.machine import AnyState, Cause, Graph, Machine
 from sitebus.mailbox import Mailboxes, receive
 from sitebus.walk import Command, Entered, Walk
 
 AnyListener = TypeVar("AnyListener", bound=Listener)
-
-INFO = 20
-ERROR = 40
 
 #: Told when there is reason to look again, without more to say.
 LOOK = object()
@@ -76,9 +84,12 @@ class Bus:
         self.machine = _machine(transitions, errors, initial_state, extra_channels)
         self.id = id or f"{time.time_ns() & 0xFFFFFFFF:08x}"
         self.state: AnyState = self.machine.initial
-        self._listeners = Listeners(self.machine.builtin_channels(), self._lifecycle())
-        self._quick = self._listeners.quick
         self._mail = Mailboxes()
+        self._listeners = Listeners(
+            self.machine.builtin_channels(), self._lifecycle(), lambda: self._mail.tell(LOOK)
+        )
+        self._quick = self._listeners.quick
+        self._logging: set[int] = set()
         self._loop = LoopThread()
         self._commands: deque[Command] = deque()
         self._turn = threading.RLock()
@@ -105,6 +116,12 @@ class Bus:
     def transitions(self) -> Graph:
         """The next step of the shortest way between any two states."""
         return self.machine.graph
+
+    @property
+    def errors(self) -> Mapping[AnyState, AnyState]:
+        """Where failure leads from each state."""
+        failed = (edge for edge in self.machine.edges if edge.cause is Cause.FAILED)
+        return {edge.source: edge.target for edge in failed}
 
     @property
     def listeners(self) -> Listeners:
@@ -147,7 +164,6 @@ class Bus:
         if listener is None:
             return functools.partial(self._decorate, channel, priority)
         self._listeners.subscribe(channel, listener, priority)
-        self._mail.tell(LOOK)
         return None
 
     def _decorate(self, channel: str, priority: float | None, listener: AnyListener) -> AnyListener:
@@ -222,7 +238,15 @@ class Bus:
         """
         if traceback:
             msg = "\n".join(filter(None, (msg, _format_exception(traceback))))
-        self.publish("log", msg, level)
+        me = threading.get_ident()
+        if me in self._logging:
+            _print_to_stderr(msg)  # from a log listener: it would hear itself for ever
+            return
+        self._logging.add(me)
+        try:
+            self.publish("log", msg, level)
+        finally:
+            self._logging.discard(me)
 
     def _deliver(self, channel: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Publish with all that the quick way leaves out: time, coroutines, being cut short."""
@@ -230,7 +254,8 @@ class Bus:
         failures: list[Exception] | None = None
         preemptible = self._is_preemptible(channel)
         subscriptions = self._listeners.of(channel)
-        if self._loop.is_current and any(each.asynchronous for each in subscriptions):
+        on_loop = self._loop.is_current and channel != "log"
+        if on_loop and any(each.asynchronous for each in subscriptions):
             raise WouldDeadlock("publish(...)", "await bus.apublish(...)")
         for each in subscriptions:
             if preemptible and self._is_preempted():
@@ -255,12 +280,24 @@ class Bus:
             self._running = each
         began = time.perf_counter()
         try:
-            if each.asynchronous:
-                return self._wait_for(each, args, kwargs)
-            return each.listener(*args, **kwargs)
+            if not each.asynchronous:
+                return each.listener(*args, **kwargs)
+            if channel == "log":
+                return self._log_later(each, args, kwargs)
+            return self._wait_for(each, args, kwargs)
         finally:
             each.took(time.perf_counter() - began)
             self._running = outer
+
+    def _log_later(
+        self, each: Subscription, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Nobody waits for a log line; after the loop's end it is not written any more."""
+        try:
+            future = self._loop.submit(each.listener(*args, **kwargs))
+        except LoopEnded:
+            return
+        future.add_done_callback(functools.partial(_watch_log, each.listener))
 
     def _wait_for(
         self, each: Subscription, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -273,18 +310,23 @@ class Bus:
                 if self.impatient or box.get() is HURRY:
                     future.cancel()
                     raise Interrupted(name_of(each.listener))
-        return future.result()
+        return future.result().get()
 
     async def _call_async(
         self, each: Subscription, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
-        if not each.asynchronous:
-            return each.listener(*args, **kwargs)
-        if self._loop.is_current:
-            return await each.listener(*args, **kwargs)
-        import asyncio
+        began = time.perf_counter()
+        try:
+            if not each.asynchronous:
+                return each.listener(*args, **kwargs)
+            if self._loop.is_current:
+                return await each.listener(*args, **kwargs)
+            import asyncio
 
-        return await asyncio.wrap_future(self._loop.submit(each.listener(*args, **kwargs)))
+            future = self._loop.submit(each.listener(*args, **kwargs))
+            return (await asyncio.wrap_future(future)).get()
+        finally:
+            each.took(time.perf_counter() - began)
 
     def _failed(
         self, channel: str, listener: Listener, error: Exception, failures: list[Exception] | None
@@ -293,8 +335,10 @@ class Bus:
         if channel == "log":
             _report_broken_log(listener, error)
             return []
-        error.add_note(f"listener {name_of(listener)} on channel {channel!r}")
-        message = f"Error in {channel!r} listener {listener!r}"
+        note = f"listener {name_of(listener)} on channel {channel!r}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        message = f"Error in {channel!r} listener {shown(listener)}"
         if isinstance(error, SitebusError):
             # What we raise on purpose says all there is to say.
             self.log(f"{message}: {error}", ERROR)
@@ -321,6 +365,7 @@ class Bus:
         if self._loop.is_current or threading.get_ident() in self.serving_threads:
             self._post(command)
             return []
+        command.unwatched = self._is_walker
         self._commands.append(command)
         with self._mail.open() as box:
             while True:
@@ -329,13 +374,14 @@ class Bus:
                     return command.outcome()
                 if self._is_walker:
                     return []
-                if box.get() is HURRY:
+                if self.impatient or box.get() is HURRY:
                     raise Interrupted(f"the bus to go to {command.target}")
 
     def _post(self, command: Command) -> None:
         """Queue *command* and wait for nothing; safe in a signal handler."""
         import _thread
 
+        command.unwatched = True
         self._commands.append(command)
         # `Thread.start` takes a lock that the interrupted code may hold; this does not. And the
         # thread that walks must be known to `threading`, or it stays in its books when it is gone.
@@ -372,18 +418,20 @@ class Bus:
 
     def _execute(self, command: Command, own: Command | None) -> None:
         try:
-            if command.action is not None:
-                command.results = command.action()
-            else:
-                command.results = Walk(self, command).run()
+            command.results = self._perform(command)
         except BaseException as error:  # handed to whoever gave the command
             command.error = error
+            if command.unwatched and isinstance(error, SitebusError):
+                self.log(str(error), ERROR)
             # An interrupt belongs to the thread it hit, whoever gave the command.
             if command is not own and not isinstance(error, Exception):
                 raise
         finally:
             command.done = True
             self._mail.tell(command)
+
+    def _perform(self, command: Command) -> list[Any]:
+        return Walk(self, command).run() if command.action is None else command.action()
 
     @property
     def _is_walker(self) -> bool:
@@ -393,7 +441,6 @@ class Bus:
         self.state = state
         self._moved = True
         self._mail.tell(Entered(state))
-        self.log(self.machine.announcement.format(getattr(state, "name", state)))
 
     def _finish(self) -> None:
         """The work of the last state is done."""
@@ -402,8 +449,8 @@ class Bus:
         if self.machine.closing:
             self.publish(self.machine.closing)
 
-    def _troubled(self, error: BaseException) -> None:
-        """Hear of a failure that changes the way of a walk."""
+    def _troubled(self, error: BaseException, state: AnyState = None) -> None:
+        """Hear of a failure, on arrival in *state*, that changes the way of a walk."""
 
     def _is_preemptible(self, channel: str) -> bool:
         return (
@@ -436,11 +483,16 @@ class Bus:
 
         States that last but a moment are not missed. While somebody listens on *channel*, publish
         there every *interval* seconds; otherwise nothing happens until the bus moves.
+
+        Raises:
+            Unreachable: The bus has ended, and will be in none of the states any more.
         """
         wanted = self._states_in(state)
         due: float | None = None
         with self._mail.open() as box:
             while self.state not in wanted:
+                if self.ended and box.empty():
+                    raise Unreachable(_listed(wanted), self.state, ())
                 due = self._next_tick(due, interval, channel)
                 message = receive(box, due)
                 if isinstance(message, Entered) and message.state in wanted:
@@ -523,11 +575,26 @@ def _format_exception(traceback: Any) -> str:
     return "".join(formatter.format_exception(*sys.exc_info()))
 
 
+def _listed(states: Iterable[AnyState]) -> str:
+    return " or ".join(sorted(map(str, states)))
+
+
+def _watch_log(listener: Listener, future: Any) -> None:
+    """An asynchronous log listener has ended; tell if that was a failure."""
+    if not future.cancelled() and isinstance(error := future.exception(), Exception):
+        _report_broken_log(listener, error)
+
+
 def _report_broken_log(listener: Listener, error: Exception) -> None:
-    """The log cannot tell that it is broken: use what the interpreter started with."""
+    """The log cannot tell that it is broken."""
+    _print_to_stderr(f"sitebus: log listener {name_of(listener)} failed: {error!r}")
+
+
+def _print_to_stderr(line: str) -> None:
+    """Use what the interpreter started with, if it is there."""
     if sys.__stderr__ is None:
         return
     try:
-        print(f"sitebus: log listener {name_of(listener)} failed: {error!r}", file=sys.__stderr__)
+        print(line, file=sys.__stderr__)
     except (OSError, ValueError):
         pass  # standard error is closed as well; there is nobody left to tell

@@ -7,7 +7,6 @@ The command line prints the sentence and leaves with the status.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple, Self
 
@@ -155,6 +154,13 @@ class NotMainThread(SitebusError):
             f"{self.call} works only in the main thread, and was called in {self.thread!r}; "
             "call it there, or wait(...) for a state instead"
         )
+
+
+class LoopEnded(SitebusError):
+    """A coroutine was to run on the event loop of a bus that has exited."""
+
+    def __str__(self) -> str:
+        return "the bus has exited, and its event loop has ended; make a new bus"
 
 
 class BadListener(SitebusError):
@@ -464,13 +470,10 @@ def status_of(error: BaseException) -> int:
 
 
 def _status_of_exit(error: SystemExit) -> int:
-    """As the interpreter does: None is 0, a number is itself, anything else is printed, and 1."""
+    """As the interpreter does: None is 0, a number is itself, anything else is 1."""
     if error.code is None:
         return EX_OK
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1
+    return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
 class BadPrefix(SitebusError):
@@ -674,3 +677,35 @@ class ResponseRefused(SitebusError):
 
     def __str__(self) -> str:
         return f"the server refused the response of the application at {self.mount}: {self.error}"
+
+
+class NotAPlugin(SitebusError):
+    """What a [plugin] section names did not make something that can be subscribed."""
+
+    status = EX_CONFIG
+
+    def __init__(self, section: str, reference: str, made: str) -> None:
+        super().__init__(section)
+        self.section = section
+        self.reference = reference
+        self.made = made
+
+    def __str__(self) -> str:
+        return (
+            f"{self.section}: {self.reference!r} answered {self.made}, which is no plugin; "
+            "a plugin has the methods subscribe() and unsubscribe()"
+        )
+
+
+class CannotPrint(SitebusError):
+    """What a command was to print could not be written to standard output."""
+
+    status = EX_CANTCREAT
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        reason = (self.error.strerror or str(self.error)).lower()
+        return f"cannot write to standard output: {reason}"

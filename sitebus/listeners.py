@@ -18,6 +18,9 @@ Listener = Callable[..., Any]
 
 DEFAULT_PRIORITY = 50
 
+# Levels of messages on the channel ``log``, as in `logging`, which costs too much to import for it.
+INFO, WARNING, ERROR = 20, 30, 40
+
 #: `inspect.CO_COROUTINE`; importing `inspect` costs a tenth of the whole import.
 _CO_COROUTINE = 0x80
 
@@ -41,7 +44,15 @@ def name_of(listener: Listener) -> str:
     if owner is not None and plain is not None and not isinstance(owner, (type, ModuleType)):
         return f"{type(owner).__name__}.{plain}"
     qualified = getattr(listener, "__qualname__", None)
-    return qualified if isinstance(qualified, str) else repr(listener)
+    return qualified if isinstance(qualified, str) else shown(listener)
+
+
+def shown(listener: Listener) -> str:
+    """Answer the ``repr`` of a stranger's object, which may fail."""
+    try:
+        return repr(listener)
+    except Exception:  # noqa: BLE001 - a stranger's __repr__ must not hide what went wrong
+        return f"<{type(listener).__qualname__}>"
 
 
 class Subscription:
@@ -82,8 +93,14 @@ class Listeners(MutableMapping[str, "ChannelListeners"]):
     a set to a name. Changing it is safe while other threads publish.
     """
 
-    def __init__(self, channels: Iterable[str], timed: Iterable[str]) -> None:
+    def __init__(
+        self,
+        channels: Iterable[str],
+        timed: Iterable[str],
+        changed: Callable[[], object] = lambda: None,
+    ) -> None:
         self._lock = threading.RLock()
+        self._changed = changed
         self._orders = itertools.count()
         self._timed = frozenset((*timed, "log"))
         self._time_all = False
@@ -140,13 +157,14 @@ class Listeners(MutableMapping[str, "ChannelListeners"]):
         return tuple(each for each in self.of(channel) if each.listener != listener)
 
     def _store(self, channel: str, subscriptions: tuple[Subscription, ...]) -> None:
-        """Replace a channel; existing keys only change their value, so nobody misses one."""
+        """Replace a channel as a whole, so that nobody sees it half changed, and tell of it."""
         self._channels[channel] = subscriptions
         slow = self._time_all or channel in self._timed
         if slow or any(each.asynchronous for each in subscriptions):
             self.quick.pop(channel, None)
         else:
             self.quick[channel] = tuple(each.listener for each in subscriptions)
+        self._changed()
 
     def __getitem__(self, channel: str) -> ChannelListeners:
         if channel not in self._channels:

@@ -6,10 +6,13 @@ share it. It decides nothing about what runs.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sitebus.errors import LoopEnded
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,11 +26,22 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._closed = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The running loop; asking for it starts it."""
+        """The running loop; asking for it starts it.
+
+        Raises:
+            LoopEnded: It was stopped for good.
+        """
         with self._lock:
+            if self._closed:
+                raise LoopEnded
+            if self._pid != os.getpid():
+                # A fork copies the loop and not its thread.
+                self._loop, self._pid = None, os.getpid()
             if self._loop is None:
                 self._loop = _new_loop()
                 self._thread = threading.Thread(
@@ -41,18 +55,30 @@ class LoopThread:
         """Whether the caller runs on this loop's own thread."""
         return self._thread is not None and self._thread.ident == threading.get_ident()
 
-    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
-        """Run *coroutine* on the loop; safe from every thread."""
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Outcome]:
+        """Run *coroutine* on the loop; safe from every thread.
+
+        Raises:
+            LoopEnded: The loop was stopped for good; the coroutine is closed.
+        """
         import asyncio
 
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        try:
+            loop = self.loop
+        except LoopEnded:
+            coroutine.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(_kept(coroutine), loop)
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def stop(self, timeout: float = 5.0, *, for_good: bool = False) -> None:
         """Cancel what still runs, then end loop and thread; the next use makes new ones.
+
+        After a stop *for_good* every use is refused.
 
         From the loop's own thread it only asks, since a thread cannot wait for itself.
         """
         with self._lock:
+            self._closed = self._closed or for_good
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None:
@@ -74,6 +100,27 @@ class LoopThread:
             asked.result(timeout)
         except TimeoutError:
             print(f"sitebus: tasks did not end within {timeout:g} s", file=sys.__stderr__)
+
+
+class Outcome(NamedTuple):
+    """What a coroutine answered, or the interpreter's end that it asked for."""
+
+    result: Any
+    leaving: BaseException | None = None
+
+    def get(self) -> Any:
+        """Answer the result, or raise what would have ended the loop's thread."""
+        if self.leaving is not None:
+            raise self.leaving
+        return self.result
+
+
+async def _kept(coroutine: Coroutine[Any, Any, Any]) -> Outcome:
+    """Keep what asyncio would let end the loop, for the thread that waits."""
+    try:
+        return Outcome(await coroutine)
+    except (SystemExit, KeyboardInterrupt) as leaving:
+        return Outcome(None, leaving)
 
 
 async def _wind_down() -> None:

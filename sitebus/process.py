@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import atexit
 import enum
-import os
 import sys
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sitebus import reexec
-from sitebus.bus import ERROR, HURRY, LOOK, Bus
+from sitebus.bus import HURRY, LOOK, Bus
+from sitebus.deadline import Deadline, leave_now, stack, stacks
 from sitebus.errors import (
     EX_SOFTWARE,
     AlreadyRunning,
     CannotRestart,
     ChannelFailures,
+    CommandCancelled,
     NotMainThread,
     Unreachable,
     status_of,
 )
+from sitebus.listeners import ERROR
 from sitebus.machine import MAGICBUS, WSPBUS, AnyState, Machine, State
 from sitebus.mailbox import receive
 from sitebus.walk import Command
@@ -39,16 +42,14 @@ if TYPE_CHECKING:
 
     from sitebus.sockets import Address, Sockets
 
-WARNING = 30
-
 #: A failing ``main`` listener is tried again ever more slowly, up to this many intervals.
 SLOWEST = 64
 
+#: What has not ended by then is named with its stack; seconds.
+PATIENCE = 5.0
+
 #: Threads that are about to end anyway are not worth a log line; seconds.
 ABOUT_TO_END = 0.05
-
-#: After the overall deadline, what is cut short has this long to come back; seconds.
-LAST_GRACE = 5.0
 
 
 class Priority(enum.IntEnum):
@@ -77,8 +78,9 @@ class Engine(Bus):
 
     Attributes:
         exit_code: The exit status the process should have: 0 unless something failed.
-        stop_timeout: Seconds that stop, exit and the threads' end may take together; then every
-            stack is logged and waits are cut short.
+        stop_timeout: Seconds that stop, exit and the threads' end may take together. After them
+            every stack is logged and waits are cut short, and if that does not help, a process
+            that is in `block` leaves with status 70.
         stragglers: Threads that had not ended when `block` gave up on them.
     """
 
@@ -92,6 +94,12 @@ class Engine(Bus):
         self._successor: reexec.Command | None = None
         self._interrupts = 0
         self._leaving = False
+        self._deadline: Deadline | None = None
+        self._bounding = threading.RLock()
+        ends = (machine.channel("stop"), machine.channel("exit"))
+        ending = {state for state, channel in machine.channels.items() if channel in ends}
+        self._ending = ending | machine.error_states
+        self._last_resort = _at_last(self)
         self._blocking = False
         self._main_work: deque[Callable[[], object]] = deque()
 
@@ -123,10 +131,19 @@ class Engine(Bus):
             CommandCancelled: An exit came before the start was complete.
             Unreachable: The engine has exited; an exited engine is not started again.
         """
-        atexit.unregister(self._exit_at_last)
-        atexit.register(self._exit_at_last)
+        atexit.unregister(self._last_resort)
+        atexit.register(self._last_resort)
+        if threading.current_thread() is threading.main_thread():
+            # Before there are other threads and children: they would inherit the block.
+            reexec.release_signals()
+        had_ended = self.state in self.machine.final
         try:
             self._command(Command(self.machine.running))
+        except Unreachable:
+            if had_ended:
+                raise
+            # A signal came first, and the exit it asked for.
+            raise CommandCancelled(self.machine.running, self.state) from None
         except ChannelFailures as failures:
             if len(failures.exceptions) > 1:
                 raise
@@ -158,12 +175,11 @@ class Engine(Bus):
             CannotRestart: The command line could not be run again; nothing was stopped.
             Unreachable: The engine is exiting already.
         """
-        if self.state in self.machine.final:
+        if self._leaving:
             raise Unreachable(self.machine.running, self.state, ())
         successor = reexec.Command.of_this_process()
         successor.check()
-        self._successor = successor
-        self._command(self._exit_command())
+        self._command(self._exit_command(successor))
 
     def graceful(self) -> None:
         """Tell everyone to reload in place: log files, certificates, worker processes."""
@@ -182,16 +198,16 @@ class Engine(Bus):
         once with status 70.
         """
         self._interrupts += 1
-        if self._interrupts == 1:
-            self._successor = None
-            self._post(self._exit_command())
-        elif self._interrupts == 2:
+        if self._interrupts > 2:
+            leave_now()
+        if self._interrupts == 2:
             self.hurry()
-        else:
-            self._leave_now()
+        self._successor = None
+        # The second time as well: the first exit may have been cut off before it began.
+        self._post(self._exit_command())
 
     def hurry(self) -> None:
-        """Cut every wait short, from here on."""
+        """Cut every wait of a start or a shutdown short, from here on."""
         self.impatient = True
         self._mail.tell(HURRY)
 
@@ -199,10 +215,6 @@ class Engine(Bus):
     def execv(self) -> bool:
         """Whether the process runs its command line again once the engine has exited."""
         return self._successor is not None
-
-    @execv.setter
-    def execv(self, wanted: bool) -> None:
-        self._successor = reexec.Command.of_this_process() if wanted else None
 
     # Waiting.
 
@@ -212,7 +224,8 @@ class Engine(Bus):
         Runs what others queued for the main thread, publishes ``main`` every *interval* seconds
         if somebody listens there, then waits for the remaining threads, and re-executes if a
         restart was asked for. KeyboardInterrupt exits in order; so does SystemExit, which is
-        raised again at the end.
+        raised again at the end. Threads that do not end within `stop_timeout` are left as
+        `stragglers`; the interpreter waits for them, so a program should ``os._exit`` then.
 
         Raises:
             NotMainThread: Called in another thread.
@@ -224,8 +237,20 @@ class Engine(Bus):
             # From a listener: what it would wait for cannot go on before the listener returns.
             raise AlreadyRunning("block()", self.state)
         reexec.release_signals()
-        leaving = self._loop_until_ended(interval)
-        self._join_threads()
+        leaving: SystemExit | None = None
+        self._blocking = True
+        try:
+            while True:
+                try:
+                    leaving = self._loop_until_ended(interval) or leaving
+                    self._join_threads()
+                    break
+                except KeyboardInterrupt:
+                    self.interrupt()
+        finally:
+            self._blocking = False
+            if self._deadline is not None:
+                self._deadline.met()
         if leaving is not None:
             raise leaving
         if self._successor is not None:
@@ -300,8 +325,8 @@ class Engine(Bus):
         """Where the engine listens, with real ports."""
         return () if self._sockets is None else self._sockets.addresses
 
-    def _exit_command(self) -> Command:
-        return Command(self.machine.ended, sweep=True)
+    def _exit_command(self, successor: reexec.Command | None = None) -> Command:
+        return Command(self.machine.ended, sweep=True, successor=successor)
 
     def _publish_graceful(self) -> list[Any]:
         self.log("Bus graceful")
@@ -311,26 +336,84 @@ class Engine(Bus):
         if not self._blocking:
             super()._post(command)
             return
+        command.unwatched = True
         self._commands.append(command)
         self._mail.tell(LOOK)
 
-    def _execute(self, command: Command, own: Command | None) -> None:
-        if command.target not in self.machine.final or self.state in self.machine.final:
-            super()._execute(command, own)
+    def _serve_in_a_thread(self) -> None:
+        if self._is_preempted():
+            self._bound()
+        super()._serve_in_a_thread()
+
+    def _perform(self, command: Command) -> list[Any]:
+        if command.target in self.machine.final:
+            self._begin_to_leave(command)
+        try:
+            return super()._perform(command)
+        except BaseException:
+            if self.state in self.machine.final:
+                self._successor = None  # what did not end well is not run again
+            raise
+        finally:
+            self._come_to_rest()
+
+    def _begin_to_leave(self, command: Command) -> None:
+        if self._leaving or self.state in self.machine.final:
+            if command.successor is not None:
+                raise Unreachable(self.machine.running, self.state, ())
             return
         self._leaving = True
-        with self._deadline():
-            super()._execute(command, own)
+        # An exit that waits behind a restart outranks it.
+        self._successor = None if self._is_preempted() else command.successor
 
-    def _troubled(self, error: BaseException) -> None:
-        self.exit_code = self.exit_code or status_of(error)
+    def _come_to_rest(self) -> None:
+        if self.state in self.machine.final:
+            if self._sockets is not None and self._successor is None:
+                self._sockets.close()
+            if self._deadline is not None and not self._blocking:
+                self._deadline.met()
+        elif self.state not in self._ending and self._deadline is not None:
+            self._deadline.met()
+            self._deadline = None
+
+    def _arrive(self, state: AnyState) -> None:
+        super()._arrive(state)
+        if state in self._ending:
+            self._bound()
+
+    def _bound(self) -> None:
+        """From here on the shutdown has `stop_timeout` seconds, unless they run already."""
+        with self._bounding:
+            if self._deadline is None or self._deadline.is_met:
+                self._deadline = Deadline(
+                    self.stop_timeout,
+                    hurry=self.hurry,
+                    explain=self._explain_the_delay,
+                    give_up=self._give_up,
+                )
+
+    def _explain_the_delay(self) -> None:
+        what = self.describe().running or "the shutdown"
+        self.exit_code = self.exit_code or EX_SOFTWARE
+        message = f"{what} did not end within {self.stop_timeout:g} s; all threads:"
+        self.log(f"{message}\n{stacks()}", ERROR)
+
+    def _give_up(self) -> None:
+        if self._blocking:
+            leave_now()
+
+    def _troubled(self, error: BaseException, state: AnyState = None) -> None:
+        status = status_of(error)
+        if isinstance(error, KeyboardInterrupt) and state in self._ending:
+            status = EX_SOFTWARE  # listeners were cut off that had something to end
+        self.exit_code = self.exit_code or status
 
     def _finish(self) -> None:
-        atexit.unregister(self._exit_at_last)
-        super()._finish()
-        self._loop.stop()
-        if self._sockets is not None and self._successor is None:
-            self._sockets.close()
+        try:
+            super()._finish()
+        finally:
+            atexit.unregister(self._last_resort)
+            self._loop.stop(for_good=True)
 
     def _exit_at_last(self) -> None:
         """The interpreter ends, and nobody has exited the engine."""
@@ -338,46 +421,47 @@ class Engine(Bus):
 
         if self.state in self.machine.final:
             return
-        warnings.warn(
-            f"The main thread is exiting, but the Bus is in the {self.state!r} state; shutting it "
-            "down automatically now. You must either call bus.block() after start(), or call "
-            "bus.exit() before the main thread exits.",
-            RuntimeWarning,
-            stacklevel=1,
-        )
-        self.exit()
+        try:
+            warnings.warn(
+                f"The main thread is exiting, but the Bus is in the {self.state!r} state; shutting "
+                "it down automatically now. You must either call bus.block() after start(), or "
+                "call bus.exit() before the main thread exits.",
+                RuntimeWarning,
+                stacklevel=1,
+            )
+        finally:
+            self.exit()
 
     # The main thread's loop.
 
     def _loop_until_ended(self, interval: float) -> SystemExit | None:
         leaving: SystemExit | None = None
-        self._blocking = True
-        try:
-            ticks = _Ticks(self, interval)
-            while not self.ended:
-                try:
-                    self._take_turns(ticks)
-                except KeyboardInterrupt:
-                    self.log("Keyboard Interrupt: shutting down bus")
-                    self.interrupt()
-                except SystemExit as error:
-                    leaving = leaving or error
-                    self.log("SystemExit raised: shutting down bus")
-                    self._troubled(error)
-                    self._post(self._exit_command())
-        finally:
-            self._blocking = False
+        ticks = _Ticks(self, interval)
+        while not self.ended:
+            try:
+                self._take_turns(ticks)
+            except KeyboardInterrupt:
+                # Said in the next turn: another one may come while it is being said.
+                self._main_work.append(lambda: self.log("Keyboard Interrupt: shutting down bus"))
+                self.interrupt()
+            except SystemExit as error:
+                leaving = leaving or error
+                self._main_work.append(lambda: self.log("SystemExit raised: shutting down bus"))
+                self._troubled(error)
+                self._post(self._exit_command())
         return leaving
 
     def _take_turns(self, ticks: _Ticks) -> None:
         # What is told between two boxes is not lost: each turn first looks for itself.
         with self._mail.open() as box:
             while True:
-                self._serve()
                 while self._main_work:
                     self._call_here(self._main_work.popleft())
+                self._serve()
                 if self.ended:
                     return
+                if self._is_preempted():
+                    self._bound()  # another thread walks, and may be stuck
                 if receive(box, ticks.due()) is None:
                     ticks.tick()
 
@@ -388,7 +472,7 @@ class Engine(Bus):
             self.log(f"Error in {work!r}, called in the main thread", ERROR, traceback=error)
 
     def _reexec(self, successor: reexec.Command) -> None:
-        if "execv" in self.listeners:
+        with suppress(ChannelFailures):  # logged already; too late to stay
             self.publish("execv")
         self.log(f"Re-spawning {' '.join(successor.argv)}")
         try:
@@ -398,79 +482,28 @@ class Engine(Bus):
             self._troubled(error)
             self.log(str(error), ERROR)
 
-    # Ways out of what hangs.
-
     def _join_threads(self) -> None:
+        self._bound()
         self.log("Waiting for child threads to terminate...")
         began = time.monotonic()
-        try:
-            for thread in _others():
-                thread.join(max(0.0, began + ABOUT_TO_END - time.monotonic()))
-            for thread in _others():
-                self.log(f"Waiting for thread {thread.name}.")
-                self._join(thread, began)
-        except KeyboardInterrupt:
-            self.hurry()
+        for thread in _others():
+            thread.join(max(0.0, began + ABOUT_TO_END - time.monotonic()))
+        for thread in _others():
+            self.log(f"Waiting for thread {thread.name}.")
+            self._join(thread, began + min(PATIENCE, self.stop_timeout))
         self.stragglers = tuple(_others())
         if self.stragglers:
             self.exit_code = self.exit_code or EX_SOFTWARE
 
-    def _join(self, thread: threading.Thread, began: float) -> None:
-        explained = False
+    def _join(self, thread: threading.Thread, explain_at: float) -> None:
         # In slices: a second interrupt only sets a flag, which `join` does not see.
         while thread.is_alive() and not self.impatient:
             thread.join(0.1)
-            waited = time.monotonic() - began
-            if waited > min(5.0, self.stop_timeout) and not explained:
-                explained = True
-                self.log(f"Still waiting for thread {thread.name}, which is at\n{_stack(thread)}")
-            if waited > self.stop_timeout:
-                return
-
-    @contextmanager
-    def _deadline(self) -> Iterator[None]:
-        """Bound what happens meanwhile by `stop_timeout`, from a thread that only waits."""
-        done = threading.Event()
-
-        def watch() -> None:
-            if done.wait(self.stop_timeout):
-                return
-            self._explain_the_delay()
-            self.hurry()
-            if not done.wait(LAST_GRACE) and self._blocking:
-                self._leave_now()
-
-        watcher = threading.Thread(target=watch, name="sitebus deadline", daemon=True)
-        try:
-            watcher.start()
-        except RuntimeError:
-            # The interpreter is ending and makes no threads any more: without a bound, then.
-            yield
-            return
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
-
-    def _explain_the_delay(self) -> None:
-        what = self.describe().running or "the shutdown"
-        stacks = "\n".join(f"{each.name}:\n{_stack(each)}" for each in threading.enumerate())
-        self.exit_code = self.exit_code or EX_SOFTWARE
-        self.log(
-            f"{what} did not end within {self.stop_timeout:g} s; all threads:\n{stacks}", ERROR
-        )
-
-    def _leave_now(self) -> None:
-        """Nothing that could wait: no log, no lock, no buffer."""
-        import faulthandler
-
-        if sys.__stderr__ is not None:
-            try:
-                faulthandler.dump_traceback(sys.__stderr__)
-            except (OSError, ValueError):
-                pass  # no descriptor to write to; leaving matters more
-        os._exit(EX_SOFTWARE)
+            if time.monotonic() > explain_at:
+                explain_at = float("inf")
+                self.log(f"Still waiting for thread {thread.name}, which is at\n{stack(thread)}")
+        if thread.is_alive():
+            self.log(f"Leaving thread {thread.name} behind, which is at\n{stack(thread)}", ERROR)
 
 
 class ProcessBus(Engine):
@@ -483,6 +516,20 @@ class ProcessBus(Engine):
     def states(self) -> set[AnyState]:
         """The states of the table."""
         return self.machine.states
+
+    def wait(
+        self,
+        state: AnyState | Iterable[AnyState],
+        interval: float = 0.1,
+        channel: str | None = None,
+        sleep: bool = False,
+    ) -> None:
+        """Do as `Bus.wait` does; *sleep* is magicbus' and changes nothing there either."""
+        super().wait(state, interval, channel)
+
+    def block(self, interval: float = 0.1, sleep: bool = False) -> int:
+        """Do as `Engine.block` does; *sleep* is magicbus' and changes nothing there either."""
+        return super().block(interval)
 
     def graceful(self) -> None:
         """Stop, and start again."""
@@ -524,8 +571,12 @@ def _others() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if not t.daemon and t not in here and t not in pooled]
 
 
-def _stack(thread: threading.Thread) -> str:
-    import traceback
+def _at_last(engine: Engine) -> Callable[[], None]:
+    """Answer what exits *engine* when the interpreter ends, without keeping it alive."""
 
-    frame = sys._current_frames().get(thread.ident or 0)
-    return "".join(traceback.format_stack(frame)) if frame else "(gone)\n"
+    def exit_at_last() -> None:
+        if (engine := reference()) is not None:
+            engine._exit_at_last()
+
+    reference = weakref.ref(engine, lambda _: atexit.unregister(exit_at_last))
+    return exit_at_last

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sitebus.errors import CommandCancelled, Unreachable
+from sitebus.listeners import ERROR
 from sitebus.machine import AnyState, Cause
 
 if TYPE_CHECKING:
     from sitebus.bus import Bus
-
-ERROR = 40
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Command:
     listeners may hold what they made by themselves.
     """
 
-    __slots__ = ("action", "done", "error", "results", "sweep", "target")
+    __slots__ = ("action", "done", "error", "results", "successor", "sweep", "target", "unwatched")
 
     def __init__(
         self,
@@ -48,8 +47,13 @@ class Command:
         *,
         sweep: bool = False,
         action: Callable[[], list[Any]] | None = None,
+        successor: Any = None,
     ) -> None:
         self.target = target
+        #: What the process becomes after this exit, for a restart.
+        self.successor = successor
+        #: Nobody waits for it: a refusal has to be logged.
+        self.unwatched = False
         self.sweep = sweep
         self.action = action
         self.results: list[Any] = []
@@ -77,12 +81,19 @@ class Walk:
     def run(self) -> list[Any]:
         stopping = self.machine.step(self.bus.state, Cause.STOP)
         if self.sweep and stopping is not None:
-            self._enter(stopping)
+            self._try(stopping)
         while self.bus.state != self.target:
-            self._enter(self._next())
+            self._try(self._next())
         if self.failure is not None:
             raise self.failure
         return self.results
+
+    def _try(self, state: AnyState) -> None:
+        try:
+            self._enter(state)
+        except (KeyboardInterrupt, SystemExit) as leaving:
+            # It came between two lines of ours, when the state was set already: go on from there.
+            self.failure = self.failure or leaving
 
     def _next(self) -> AnyState:
         state, graph = self.bus.state, self.machine.graph
@@ -93,8 +104,13 @@ class Walk:
     def _enter(self, state: AnyState, *error: Any) -> None:
         bus = self.bus
         bus._arrive(state)
+        channel = self.machine.channels.get(state, str(state))
         try:
-            self.results.append(bus.publish(self.machine.channels.get(state, str(state)), *error))
+            try:
+                bus.log(self.machine.announcement.format(getattr(state, "name", state)))
+            finally:
+                # An interrupt while logging must not cost the state its listeners.
+                self.results.append(bus.publish(channel, *error))
         except CommandCancelled as cut:
             self.failure = self.failure or cut
             self.target = self.machine.ended
@@ -106,24 +122,31 @@ class Walk:
 
     def _take_the_failed_row(self, state: AnyState, error: BaseException) -> None:
         machine, bus = self.machine, self.bus
-        if state in machine.news and isinstance(error, Exception):
+        is_news = state in machine.news
+        if is_news and isinstance(error, Exception):
             return
-        bus._troubled(error)
         self.failure = self.failure or error
+        bus._troubled(error, state)
+        if is_news:
+            return
         fallback = machine.step(state, Cause.FAILED)
-        if state in machine.unwind:
-            bus.log(f"Shutting down due to error in {machine.channels[state]} listener:", ERROR)
+        unwinding = state in machine.unwind
+        if unwinding:
             self.target = machine.unwind[state]
         elif fallback is None:
             self.target = state
         elif fallback in machine.error_states:
             self.target = fallback
-        if fallback is not None:
-            told = (type(error), error, error.__traceback__)
-            self._enter(fallback, *(told if fallback in machine.error_states else ()))
+        try:
+            if unwinding:
+                bus.log(f"Shutting down due to error in {machine.channels[state]} listener:", ERROR)
+        finally:
+            if fallback is not None:
+                told = (type(error), error, error.__traceback__)
+                self._enter(fallback, *(told if fallback in machine.error_states else ()))
 
     def _close(self) -> None:
         try:
             self.bus._finish()
-        except Exception as error:  # noqa: BLE001 - news: it was logged, and changes nothing
-            self.bus._troubled(error)
+        except Exception:  # noqa: BLE001 - news: it was logged, and changes nothing
+            pass
