@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from sitebus import reexec
-from sitebus.bus import HURRY, LOOK, Bus
+from sitebus.bus import Bus
+from sitebus.channels import HURRY, LOOK
 from sitebus.deadline import Deadline, leave_now, stack, stacks
 from sitebus.errors import (
     EX_SOFTWARE,

@@ -22,10 +22,10 @@ ROWS = (
     ("control", "relay", "servers"),
     ("plugins",),
     ("process", "mounts", "access", "targets", "bridges", "config"),
-    ("bus", "walk", "sockets", "interfaces", "references", "reexec"),
+    ("bus", "channels", "walk", "sockets", "interfaces", "references", "reexec"),
     # What the bus, the sockets and the site are made of.
     (
-        *("listeners", "mailbox", "loop"),
+        *("listeners", "mailbox", "loop", "deadline"),
         *("addresses", "holders", "refusals", "handdown", "socketfiles"),
         *("routing", "isolation", "cookies", "pages"),
     ),
