@@ -22,6 +22,8 @@ This is the one module that knows cheroot from inside. What it relies on, docume
   ``server_name``, ``protocol``, ``stats``, ``timeout``, ``gateway`` and the two size limits; it
   calls ``error_log``.
   Nothing calls ``requests``, ``socket`` or ``interrupt`` once prepare, serve and stop are replaced.
+- `HTTPRequest.send_headers()` adds a Date if ``outheaders`` has none and writes the head, and
+  nothing else, with one ``conn.wfile.write``.
 - `Gateway_10.get_environ()` makes a new dict; ``respond()`` runs the application.
 - ``clear_stats`` puts a row named after ``id(server)`` into ``logging.statistics``.
 
@@ -35,11 +37,12 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from cheroot import server as cheroot_server
 from cheroot import wsgi
-from cheroot.makefile import MakeFile
+from cheroot.makefile import MakeFile, StreamWriter
 from cheroot.ssl import Adapter
 
 from sitebus.servers.connections import Door, Doorkeeper
@@ -56,6 +59,14 @@ PLAIN_TO_TLS = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 39\r\n"
     b"Connection: close\r\n\r\nThis port speaks HTTPS only, not HTTP.\r\n"
 )
+
+
+#: How many bytes of a request are told of one that hangs.
+_MOST_TOLD = 200
+
+
+#: A first piece of a body up to this size is sent in one piece with the head; bytes.
+JOINED_AT_MOST = 64 << 10
 
 
 class ApplicationLeft(RuntimeError):
@@ -84,15 +95,79 @@ class Gateway(wsgi.Gateway_10):
             raise ApplicationLeft(repr(leaving)) from leaving
 
 
+class Writer(StreamWriter):
+    """What a response is written to: its head waits for the first of its body, to go out with it.
+
+    One send less for each response, which is the largest part of what a short one costs.
+    """
+
+    _holds_next = False
+    _held = b""
+
+    def hold_next(self) -> None:
+        """Keep what is written next until more is, or `send_held` is called."""
+        self._holds_next = True
+
+    def write(self, val: bytes, *args: Any, **kwargs: Any) -> int:  # type: ignore[override]
+        if self._holds_next:
+            self._holds_next = False
+            self._held = val
+            return len(val)
+        if self._held:
+            # Copying a large body would cost more than it saves.
+            if len(val) <= JOINED_AT_MOST:
+                val, self._held = self._held + val, b""
+            else:
+                self.send_held()
+        return int(super().write(val, *args, **kwargs))  # type: ignore[no-untyped-call]
+
+    def send_held(self) -> None:
+        """Send a head that no body followed."""
+        if self._held:
+            held, self._held = self._held, b""
+            super().write(held)  # type: ignore[no-untyped-call]
+
+
+class Request(cheroot_server.HTTPRequest):
+    """One request, whose head goes out with the body, and whose date is made once a second."""
+
+    def send_headers(self) -> None:
+        if not any(name.lower() == b"date" for name, _ in self.outheaders):
+            self.outheaders.append((b"Date", http_date()))
+        self.conn.wfile.hold_next()
+        super().send_headers()
+
+
+_today: tuple[int, bytes] = (0, b"")
+
+
+def http_date() -> bytes:
+    """Answer the present date as HTTP writes it (RFC 9110, section 5.6.7)."""
+    global _today
+    now = int(time.time())
+    # Replaced as a whole: another thread sees the old pair or the new one.
+    known, text = _today
+    if known != now:
+        text = formatdate(now, usegmt=True).encode("ascii")
+        _today = now, text
+    return text
+
+
+def _make_file(sock: socket.socket, mode: str, bufsize: int) -> Any:
+    return (MakeFile if "r" in mode else Writer)(sock, mode, bufsize)
+
+
 class Connection(cheroot_server.HTTPConnection):
     """One client."""
+
+    RequestHandlerClass = Request
 
     #: The request whose application runs now, to name it when it hangs.
     serving: cheroot_server.HTTPRequest | None = None
     server: HTTPServer
 
     def __init__(self, server: HTTPServer, sock: socket.socket, door: Door, peer: Any) -> None:
-        super().__init__(server, sock, MakeFile)
+        super().__init__(server, sock, _make_file)
         # Made for every connection, used by none, and a cycle that keeps each until a collection.
         del self.resolve_peer_creds, self.get_peer_creds
         self.door = door
@@ -107,6 +182,7 @@ class Connection(cheroot_server.HTTPConnection):
             return self._shake_hands()
         try:
             stays = bool(super().communicate())  # type: ignore[no-untyped-call]
+            self.wfile.send_held()
             if not stays and self.server.draining:
                 self._swallow_body()
             return stays
@@ -361,4 +437,7 @@ def _request_of(connection: Connection | None) -> str:
     request = connection.serving if connection is not None else None
     if request is None:
         return "no request"
-    return f"{request.method.decode('latin-1')} {request.path.decode('latin-1')}"
+    # As it was asked for, and escaped: decoded, it could forge lines of the log.
+    asked: bytes = request.method + b" " + request.uri
+    text = asked[:_MOST_TOLD].decode("latin-1").encode("unicode_escape").decode("ascii")
+    return f"{text}..." if len(asked) > _MOST_TOLD else text

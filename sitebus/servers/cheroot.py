@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sitebus.addresses import EVERYWHERE, Address
 from sitebus.config.kinds import DURATION, TEXT
 from sitebus.config.options import Option, Row
-from sitebus.errors import ServerEnded, SitebusError
+from sitebus.errors import BadServerOption, ServerEnded, SitebusError
 from sitebus.process import Engine, Priority
 from sitebus.servers.base import BindAddr, ServerAdapter, channel_for, prioritized
 from sitebus.servers.connections import Door
@@ -91,7 +91,7 @@ class CherootServer(ServerAdapter):
         self.backlog = backlog
         self.max_header = max_header
         self.max_body = max_body
-        self.server_header = server_header
+        self.server_header = _checked_header(server_header)
         self.name = name
         self._listeners: tuple[Listener, ...] = ()
         self._doors: tuple[Door, ...] = ()
@@ -265,6 +265,16 @@ class CherootServer(ServerAdapter):
                 "left behind",
                 level=30,
             )
+
+
+def _checked_header(text: str) -> str:
+    from sitebus.isolation import check_header
+
+    try:
+        check_header(("Server", text))
+    except ValueError as error:
+        raise BadServerOption("server_header", text, str(error)) from None
+    return text
 
 
 def _bind_addr(address: Address) -> tuple[str, int] | str:

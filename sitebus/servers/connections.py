@@ -35,6 +35,8 @@ BREATHER = 0.2
 LAST_ROUND = 4096
 
 NEVER = float("inf")
+#: Seconds. The system's clocks of milliseconds end at 24 days; whoever waits longer waits again.
+LONGEST_WAIT = 86400.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +196,7 @@ class Doorkeeper(Generic[C]):
         return self._cut or (self.draining and not self._open)
 
     def _wait_for_words(self, timeout: float | None) -> None:
-        for key, _ in self._selector.select(timeout):
+        for key, _ in self._selector.select(timeout and min(timeout, LONGEST_WAIT)):
             self._attend(key)
 
     def _attend(self, key: selectors.SelectorKey) -> None:
@@ -238,7 +240,7 @@ class Doorkeeper(Generic[C]):
 
     def _usher(self, door: Door, accepted: socket.socket, peer: Any) -> None:
         spoken = _has_spoken(accepted)
-        accepted.settimeout(self._timeout)
+        accepted.settimeout(min(self._timeout, LONGEST_WAIT))
         try:
             connection = self._welcome(door, accepted, peer)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -137,7 +138,7 @@ def _signed(folder: Path, name: str, signer: str, extension: str) -> None:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Certificate, Certificate]:
     """Make two certificates for localhost under one intermediate, with the openssl command."""
-    if shutil.which("openssl") is None:
+    if shutil.which("openssl") is None and "CI" not in os.environ:
         pytest.skip("certificates are made with the openssl command")
     folder = tmp_path_factory.mktemp("certificates")
     # Python 3.13 is strict about what RFC 5280 wants to see.

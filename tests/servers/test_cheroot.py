@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sitebus.addresses import Address
-from sitebus.errors import EX_SOFTWARE, BindError
+from sitebus.errors import EX_SOFTWARE, BadServerOption, BindError
 from sitebus.process import Engine
 from sitebus.servers.cheroot import CherootServer
 from tests.helpers import open_descriptors, wait_for
@@ -113,6 +114,27 @@ def test_a_silent_connection_is_closed_in_time(serve: Serve, connect: Connect) -
     assert fresh.is_closed()
     assert kept.is_closed()
     assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("timeout", [86401.0, 1e7, 1e12, float("inf")])
+def test_a_timeout_may_be_longer_than_the_systems_clocks(
+    serve: Serve, connect: Connect, timeout: float
+) -> None:
+    """They count milliseconds in 31 bits: 24 days."""
+    server = serve(timeout=timeout)
+    client = connect(server)
+    assert client.get().status == 200
+    assert connect(server).get().status == 200
+    assert client.get().status == 200
+
+
+@pytest.mark.parametrize("text", ["a\r\nSet-Cookie: b=c", "a\nb", "a\0", "\u20ac"])
+def test_a_server_header_that_cannot_be_sent_is_refused(engine: Engine, text: str) -> None:
+    """Before anything starts, in one sentence."""
+    with pytest.raises(BadServerOption, match="server_header") as caught:
+        CherootServer(engine, hello, server_header=text)
+    assert str(caught.value).isascii()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("how", ["exit", "interrupt"])
@@ -338,3 +360,56 @@ def test_a_gate_holds_only_its_own_thread(serve: Serve, connect: Connect, gate: 
     assert connect(server).get().status == 200
     gate.opened.set()
     assert slow.answer().status == 200
+
+
+def sized(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """Answer as many bytes as the path says; the request's body is read first."""
+    environ["wsgi.input"].read()
+    size = int(environ["PATH_INFO"][1:])
+    start_response("200 OK", [("Content-Length", str(size))])
+    return [b"x" * size] if size else []
+
+
+@pytest.mark.parametrize("size", [0, 1, (64 << 10) - 1, (64 << 10) + 1, 3 << 20])
+def test_head_and_body_arrive_whole(serve: Serve, connect: Connect, size: int) -> None:
+    """The head waits for the first of the body, and for nothing if there is none."""
+    client = connect(serve(sized))
+    for _ in range(2):
+        answer = client.get(f"/{size}")
+        assert (answer.status, len(answer.body)) == (200, size)
+
+
+def test_a_client_that_waits_for_100_continue_gets_it(serve: Serve, connect: Connect) -> None:
+    client = connect(serve(sized))
+    client.send(b"POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert client.socket.recv(1000).startswith(b"HTTP/1.1 100")
+    client.send(b"ab")
+    assert client.answer().body == b"x"
+
+
+def test_a_stream_begins_with_its_first_piece(serve: Serve, connect: Connect, gate: Gate) -> None:
+    def stream(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "2")])
+        yield b"a"
+        gate.opened.wait(10)
+        yield b"b"
+
+    client = connect(serve(stream))
+    client.ask()
+    received = b""
+    while not received.endswith(b"\r\n\r\na"):
+        received += client.socket.recv(1000)
+    gate.opened.set()
+    assert client.socket.recv(10) == b"b"
+
+
+def test_an_applications_own_date_is_kept(serve: Serve, connect: Connect) -> None:
+    def dated(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        own = [("date", "Thu, 01 Jan 1970 00:00:00 GMT")] if environ["PATH_INFO"] == "/own" else []
+        start_response("200 OK", [("Content-Length", "0"), *own])
+        return []
+
+    client = connect(serve(dated))
+    assert client.get("/own").headers["date"] == "Thu, 01 Jan 1970 00:00:00 GMT"
+    age = time.time() - parsedate_to_datetime(client.get().headers["date"]).timestamp()
+    assert 0 <= age < 5

@@ -256,6 +256,33 @@ def test_a_stuck_application_is_named_and_left_behind(
     stuck[0].join(5)
 
 
+def test_a_stuck_request_cannot_forge_the_log(
+    engine: Engine, serve: Serve, connect: Connect, logged: Logged
+) -> None:
+    """A client chooses its path, and must not choose what an operator reads."""
+    entered, opened = threading.Event(), threading.Event()
+
+    def stuck(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        entered.set()
+        opened.wait(20)
+        return hello(environ, start_response)
+
+    server = serve(stuck, drain_timeout=0.1)
+    connect(server).send(
+        b"GET /%0A%1bERROR/\x1b/" + b"a" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
+    assert entered.wait(5)
+    [thread] = server.httpserver.requests.busy
+    engine.stop()
+
+    [line] = [message for _, message in logged if "still busy" in message]
+    assert r"GET /%0A%1bERROR/\x1b/aaa" in line
+    assert line.isprintable()
+    assert len(line) < 400
+    opened.set()
+    thread.join(5)
+
+
 def test_an_impatient_bus_cuts_the_drain_short(
     engine: Engine, serve: Serve, connect: Connect, gate: Gate, meanwhile: Meanwhile
 ) -> None:

@@ -165,4 +165,4 @@ def test_who_waits_is_left_to_the_successor_otherwise(houses: list[House]) -> No
         house.thread.start()
         assert house.keeper.ended.wait(5)
     assert house.served == []
-    assert house.listening.accept()[0].close() is None
+    house.listening.accept()[0].close()

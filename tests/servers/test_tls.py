@@ -20,6 +20,7 @@ from sitebus.servers.tls import TLS
 from tests.helpers import wait_for
 from tests.servers.client import Client
 from tests.servers.conftest import Certificate, Gate, Logged, Serve
+from tests.wsgi_helpers import as_nobody, shared_folder
 
 Connect = Callable[..., Client]
 Certificates = tuple[Certificate, Certificate]
@@ -187,10 +188,6 @@ def remove(files: Certificate) -> None:
     files.certificate.unlink()
 
 
-def hide(files: Certificate) -> None:
-    files.key.chmod(0)
-
-
 def make_directory(files: Certificate) -> None:
     files.chain.unlink()
     files.chain.mkdir()
@@ -212,7 +209,6 @@ def lock(files: Certificate) -> None:
     ("spoil", "status", "said"),
     [
         (remove, EX_NOINPUT, "cannot read .*old.pem: no such file or directory"),
-        (hide, EX_NOPERM, "cannot read .*old.key: this user may not read it"),
         (make_directory, EX_NOINPUT, "cannot read .*middle.pem: is a directory"),
         (empty, EX_CONFIG, "cannot use certificate .* and key .*: they are not a certificate and"),
         (swap, EX_CONFIG, "the key does not belong to the certificate"),
@@ -230,8 +226,6 @@ def test_a_bad_certificate_is_one_sentence_and_nothing_started(
     """With the status of its kind; no socket was bound for it."""
     _make_other_keys(certificate, certificates)
     spoil(certificate)
-    if spoil is hide and os.access(certificate.key, os.R_OK):
-        pytest.skip("root may read everything")
     server = CherootServer(engine, tell, binds=["127.0.0.1:0"], tls=certificate.tls)
     server.subscribe()
 
@@ -241,6 +235,43 @@ def test_a_bad_certificate_is_one_sentence_and_nothing_started(
     assert caught.value.status == status
     assert "\n" not in str(caught.value)
     assert engine.addresses == ()
+
+
+def test_a_key_that_may_not_be_read_is_one_sentence(certificate: Certificate) -> None:
+    """Privileges were dropped too early, or the file has the wrong owner."""
+    with shared_folder() as folder:
+        for path in (certificate.certificate, certificate.key, certificate.chain):
+            (folder / path.name).write_bytes(path.read_bytes())
+        told = as_nobody(
+            f"""
+            from pathlib import Path
+            from sitebus.errors import SitebusError
+            from sitebus.process import Engine
+            from sitebus.servers.cheroot import CherootServer
+            from sitebus.servers.tls import TLS
+
+            os.chdir({str(folder)!r})
+
+            def start():
+                engine = Engine()
+                tls = TLS(Path({certificate.certificate.name!r}), Path({certificate.key.name!r}))
+                CherootServer(engine, None, binds=["127.0.0.1:0"], tls=tls).subscribe()
+                try:
+                    engine.start()
+                except SitebusError as error:
+                    print(error.status, error)
+                print(len(engine.addresses))
+                engine.exit()
+
+            start()
+            os.chmod({certificate.key.name!r}, 0)
+            become_nobody()
+            start()
+            """
+        )
+    assert told.splitlines() == [
+        "1", f"{EX_NOPERM} cannot read {certificate.key.name}: this user may not read it", "0"
+    ]  # fmt: skip
 
 
 def _make_other_keys(files: Certificate, certificates: Certificates) -> None:
