@@ -109,9 +109,7 @@ class CommandCancelled(SitebusError):
         self.state = state
 
     def __str__(self) -> str:
-        return (
-            f"going to {self.target} was cut short by a later command; the bus is in {self.state}"
-        )
+        return f"cut short by a later command: {self.target}; the bus is in {self.state}"
 
 
 class WouldDeadlock(SitebusError):
@@ -422,6 +420,21 @@ class UnknownServer(SitebusError):
     def __str__(self) -> str:
         hint = _did_you_mean(self.name, self.known) or f"; there is {', '.join(self.known)}"
         return f"no server adapter is named {self.name!r}{hint}"
+
+
+class BadServerOption(SitebusError):
+    """A server's option has a value that it cannot have."""
+
+    status = EX_CONFIG
+
+    def __init__(self, option: str, value: object, reason: str) -> None:
+        super().__init__(option)
+        self.option = option
+        self.value = value
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"server option {self.option} cannot be {self.value!a:.80}: {self.reason}"
 
 
 class ServerNotInstalled(SitebusError):

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from sitebus.errors import NotAnApplication, UnclearInterface
+from sitebus import references
+from sitebus.errors import NotAnApplication, SitebusError, UnclearInterface
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -88,27 +90,41 @@ _MISTAKES: dict[str, str] = {
 _WSGI_NAMES = ({"environ", "env", "environment", "wsgi_environ"}, {"start_response", "start"})
 
 
-def detect(obj: object, said: Interface | None = None) -> Detected:
+def detect(obj: object, said: Interface | None = None, *, reference: str = "") -> Detected:
     """Answer what *obj* is, without ever calling it; what was *said* outright stands.
+
+    Args:
+        obj: Any object.
+        said: What it is, where somebody knows.
+        reference: What names it, for messages.
 
     Raises:
         NotAnApplication: It cannot be served; says what was probably meant.
         UnclearInterface: It could be anything, such as a function of ``*args``.
+        AppImportError: Its own code, a ``__getattr__`` for one, failed when it was looked at.
     """
+    found = references.call(reference or _kind(obj), _look, obj, said, reference)
+    if isinstance(found, SitebusError):
+        raise found
+    return found
+
+
+def _look(obj: object, said: Interface | None, reference: str) -> Detected | SitebusError:
+    """Errors are answered, to tell them from those that looking at *obj* raises."""
     found = _by_marker(obj) or _by_framework(obj)
+    hint = "" if found else mistake(obj)
+    if not callable(obj):
+        reason = hint or f"it is of type {type(obj).__name__}, which cannot be called"
+        return NotAnApplication(_named(obj, reference), reason)
     if said:
         return Detected(said, found.framework if found else "")
-    if found:
-        return found
-    hint = mistake(obj)
     if hint:
-        raise NotAnApplication(describe(obj), hint)
-    if not callable(obj):
-        raise NotAnApplication(describe(obj), "it cannot be called")
-    found = _by_shape(obj)
-    if found is None:
-        raise UnclearInterface(describe(obj))
-    return found
+        return NotAnApplication(_named(obj, reference), hint)
+    return found or _by_shape(obj) or UnclearInterface(_named(obj, reference))
+
+
+def _named(obj: object, reference: str) -> str:
+    return repr(reference) if reference else describe(obj)
 
 
 def mistake(obj: object) -> str:
@@ -119,14 +135,15 @@ def mistake(obj: object) -> str:
 
 def describe(obj: object) -> str:
     """Name *obj* for a message: its dotted name where it has one, else its type's."""
-    name = getattr(obj, "__qualname__", None)
-    module = getattr(obj, "__module__", None)
-    if isinstance(name, str) and isinstance(module, str):
-        return f"{module}.{name}"
-    kind = type(obj)
-    if kind.__module__ == "builtins":
-        return f"{obj!r:.60}"
-    return f"an instance of {kind.__module__}.{kind.__qualname__}"
+    # Other objects are not asked: their attributes may be the application's own code.
+    if issubclass(type(obj), (type, FunctionType, BuiltinFunctionType, MethodType)):
+        named = cast("type", obj)
+        return f"{named.__module__}.{named.__qualname__}"
+    return f"{obj!r:.60}" if type(obj).__module__ == "builtins" else _kind(obj)
+
+
+def _kind(obj: object) -> str:
+    return f"an instance of {type(obj).__module__}.{type(obj).__qualname__}"
 
 
 def _ancestry(obj: object) -> list[str]:

@@ -11,7 +11,7 @@ business, through ``Report``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sitebus.errors import ResponseBroken, ResponseRefused
@@ -24,10 +24,23 @@ if TYPE_CHECKING:
     Headers = list[tuple[str, str]]
     Write = Callable[[bytes], object]
 
-#: Status lines seen to be well formed. Filled as they come; applications may invent new ones, but
-#: not without end.
-GOOD_STATUSES: set[str] = {"200 OK", "302 Found", "304 Not Modified", "404 Not Found"}
+#: Status lines seen to be well formed, of responses that have a body. Filled as they come;
+#: applications may invent new ones, but not without end.
+GOOD_STATUSES: set[str] = {"200 OK", "302 Found", "404 Not Found"}
 _MOST_STATUSES = 1000
+
+#: To a client these end with their headers: it would read a body as its next response.
+_BODILESS = ("204", "304")
+
+#: Names and values of headers seen to be well formed; filled in the same way. Most values are sent
+#: with every response, and looking into them would cost more than looking them up.
+GOOD_NAMES: set[str] = set()
+GOOD_VALUES: set[str] = set()
+_MOST_NAMES = 1000
+_MOST_VALUES = 4000
+_LONGEST_VALUE = 500
+_CONTROL_CHARACTERS = frozenset(map(chr, [*range(32), 127])) - {"\t"}
+_NAME_CHARACTERS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
 #: Stands for the status of an exchange whose status has been given to the server already. Made at
 #: run time: no application's own string is this object.
@@ -49,13 +62,16 @@ class Report(Protocol):
 class Exchange:
     """``start_response`` and ``write`` as the application sees them, for one request."""
 
-    __slots__ = ("begin", "headers", "lost", "send", "status")
+    __slots__ = ("begin", "environ", "headers", "lost", "mute", "send", "status")
 
     #: The server's start_response; None once the exchange is over.
     begin: StartResponse | None
+    environ: WSGIEnvironment
     #: What the application said; "" as long as it has not, ``_FORWARDED`` once the server knows.
     status: str
     headers: Headers
+    #: True if the response has no body whatever the application gives; set with ``_FORWARDED``.
+    mute: bool
     #: The server's write, once it has the status.
     send: Write
     #: The error of the server's own write: the client has gone, which is nobody's fault.
@@ -76,6 +92,7 @@ class Exchange:
             raise RuntimeError("start_response was called a second time without exc_info")
         try:
             if self.status is _FORWARDED:
+                self._check(status, headers)
                 # The server raises exc_info if the headers are out, as it must.
                 self.send = self.begin(status, headers, exc_info)
             else:
@@ -92,6 +109,8 @@ class Exchange:
             raise TypeError(f"write takes bytes, not {type(data).__name__}")
         if self.status is not _FORWARDED:
             self.forward()
+        if self.mute:
+            return
         try:
             self.send(data)
         except BaseException as error:
@@ -104,11 +123,15 @@ class Exchange:
         if status == "":
             raise RuntimeError("the application did not call start_response")
         assert begin is not None
-        check_status(status)
-        check_headers(self.headers)
+        self._check(status, self.headers)
         self.begin = None  # it stays so if the server refuses
         self.send = begin(status, self.headers)
         self.begin, self.status = begin, _FORWARDED
+
+    def _check(self, status: str, headers: Headers) -> None:
+        check_status(status)
+        check_headers(headers)
+        self.mute = status[:3] in _BODILESS or self.environ.get("REQUEST_METHOD") == "HEAD"
 
     def was_lost_to(self, error: BaseException) -> bool:
         """Tell whether *error* came from the server's side of ``write``."""
@@ -159,36 +182,68 @@ class Flights:
                 self.awaited -= 1
 
 
-def finish(exchange: Exchange, chunks: Iterable[object]) -> None:
+def finish(exchange: Exchange, chunks: Sequence[bytes]) -> Sequence[bytes]:
     """Send off the rarer list: an unusual status, or some of the body is out by ``write``."""
     check_chunks(chunks)
     if exchange.status is not _FORWARDED:
         exchange.forward()
     exchange.begin = None
+    return [] if exchange.mute else chunks
 
 
 def check_status(status: object) -> None:
     """Raise unless *status* is three digits, alone or before a space and a reason."""
     if type(status) is not str:
         raise TypeError(f"the status is of type {type(status).__name__}, not str: {status!r:.80}")
+    if status in GOOD_STATUSES:
+        return
     code, _, reason = status.partition(" ")
     if not (len(code) == 3 and code.isascii() and code.isdigit() and code[0] != "0"):
         raise ValueError(f"the status does not begin with a number of three digits: {status!r:.80}")
-    if not all(character.isprintable() for character in reason):
-        raise ValueError(f"the status has a control character: {status!r:.80}")
-    if len(GOOD_STATUSES) < _MOST_STATUSES:
+    if code[0] == "1":
+        raise ValueError(f"another response must follow the status {status!r:.80}; leave it out")
+    _check_text("the status", reason)
+    if len(GOOD_STATUSES) < _MOST_STATUSES and code not in _BODILESS:
         GOOD_STATUSES.add(status)
 
 
 def check_headers(headers: object) -> None:
-    """Raise unless *headers* is a list of pairs of strings."""
+    """Raise unless *headers* is a list of pairs of strings that cannot be taken for more headers.
+
+    A line's end in one would begin the next header, or the body: whoever gets a text of theirs into
+    a header could write the rest of the response.
+    """
     if not isinstance(headers, list):
         raise TypeError(f"the headers are of type {type(headers).__name__}, not list")
     for header in headers:
-        if not (isinstance(header, tuple) and len(header) == 2):
-            raise TypeError(f"a header is not a pair: {header!r:.80}")
-        if not (isinstance(header[0], str) and isinstance(header[1], str)):
-            raise TypeError(f"a header is not a pair of str: {header!r:.80}")
+        check_header(header)
+
+
+def check_header(header: object) -> None:
+    """Raise unless *header* is a name and a text that can be sent in one line."""
+    if not (isinstance(header, tuple) and len(header) == 2):
+        raise TypeError(f"a header is not a pair: {header!r:.80}")
+    name, value = header
+    if not (isinstance(name, str) and isinstance(value, str)):
+        raise TypeError(f"a header is not a pair of str: {header!r:.80}")
+    if name not in GOOD_NAMES:
+        if not name or not name.isascii() or not _NAME_CHARACTERS.issuperset(name.lower()):
+            raise ValueError(f"{name!r:.80} is not the name of a header")
+        if len(GOOD_NAMES) < _MOST_NAMES:
+            GOOD_NAMES.add(name)
+    if not (value.isascii() and value.isprintable()):
+        _check_text(f"the header {name}", value)
+    # Cookies are secrets, which are not kept; and each is another.
+    kept = len(value) < _LONGEST_VALUE and name.lower() != "set-cookie"
+    if kept and len(GOOD_VALUES) < _MOST_VALUES:
+        GOOD_VALUES.add(value)
+
+
+def _check_text(what: str, text: str) -> None:
+    if not _CONTROL_CHARACTERS.isdisjoint(text):
+        raise ValueError(f"{what} has a control character: {text!r:.80}")
+    if max(text, default="") > "\xff":
+        raise ValueError(f"{what} has a character that is not of latin-1: {text!a:.80}")
 
 
 def check_chunks(chunks: Iterable[object]) -> None:
@@ -196,6 +251,17 @@ def check_chunks(chunks: Iterable[object]) -> None:
     for chunk in chunks:
         if not isinstance(chunk, bytes):
             raise TypeError(f"the body has a {type(chunk).__name__} where bytes belong")
+
+
+def explained(error: BaseException, exchange: Exchange) -> BaseException:
+    """Answer a clearer error where *error* is from the quick checks of the headers."""
+    frames = error.__traceback__
+    if frames is not None and frames.tb_next is None and exchange.begin is not None:
+        try:
+            check_headers(getattr(exchange, "headers", []))
+        except (TypeError, ValueError) as clearer:
+            return clearer
+    return error
 
 
 def failed(
@@ -229,21 +295,36 @@ def streamed(
     if result is None or isinstance(result, (str, bytes)):
         raise TypeError(f"the application returned {type(result).__name__}, not an iterable")
     wrapper = environ.get("wsgi.file_wrapper")
-    if isinstance(wrapper, type) and isinstance(result, wrapper):
-        # Servers send such files by themselves (PEP 3333), but only if they recognise them.
-        exchange.forward()
-        exchange.begin = None
-        flights.done()
-        return cast("Iterable[bytes]", result)
-    return Stream(cast("Iterable[bytes]", result), exchange, environ, report, flights)
+    try:
+        if isinstance(wrapper, type) and isinstance(result, wrapper):
+            exchange.forward()
+            if not exchange.mute:
+                # Servers send such files by themselves (PEP 3333), if they recognise them.
+                exchange.begin = None
+                flights.done()
+                return cast("Iterable[bytes]", result)
+        return Stream(cast("Iterable[bytes]", result), exchange, environ, report, flights)
+    except BaseException:
+        _close(result, environ, report)
+        raise
+
+
+def _close(result: object, environ: WSGIEnvironment, report: Report) -> None:
+    """Close what an application returned, as every server must, whatever became of it."""
+    try:
+        close: Callable[[], Any] | None = getattr(result, "close", None)
+        if close is not None:
+            close()
+    except BaseException as error:  # noqa: BLE001 - the response is decided: only tell
+        report.record(environ, error)
 
 
 class Stream:
     """An application's iterable on its way to the server, made harmless."""
 
     __slots__ = (
-        "_begin", "_environ", "_exchange", "_flights", "_head", "_iterator", "_report", "_result",
-        "ended", "sent",
+        "_begin", "_environ", "_exchange", "_flights", "_iterator", "_report", "_result", "ended",
+        "sent",
     )  # fmt: skip
 
     def __init__(
@@ -262,7 +343,6 @@ class Stream:
         self._exchange = exchange
         self._begin = cast("StartResponse", exchange.begin)
         self._environ = environ
-        self._head = environ.get("REQUEST_METHOD") == "HEAD"
         self._report = report
         self._flights = flights
         self._iterator: Iterator[bytes] | None = iter(result)
@@ -294,7 +374,7 @@ class Stream:
                 return chunk  # lets the server breathe, and promises nothing yet
             if self._exchange.status is not _FORWARDED:
                 self._exchange.forward()
-            return None if self._head else chunk
+            return None if self._exchange.mute else chunk
         if self._iterator is not None and self._exchange.status is not _FORWARDED:
             self._exchange.forward()
         return None
@@ -304,17 +384,11 @@ class Stream:
         result, self._result = self._result, None
         if result is None:
             return
-        try:
-            close: Callable[[], Any] | None = getattr(result, "close", None)
-            if close is not None:
-                close()
-        except BaseException as error:  # noqa: BLE001 - the response is out: only tell
-            self._report.record(self._environ, error)
-        finally:
-            self._exchange.begin = None
-            self._flights.done()
-            if self.ended is not None:
-                self.ended(self.sent)
+        _close(result, self._environ, self._report)
+        self._exchange.begin = None
+        self._flights.done()
+        if self.ended is not None:
+            self.ended(self.sent)
 
     # Not every server closes what it iterates.
     __del__ = close

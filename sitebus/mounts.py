@@ -19,11 +19,15 @@ from sitebus import pages
 from sitebus.cookies import narrowing_cookies
 from sitebus.errors import BadMountOption, DuplicateMount, InterfaceNotServed, NotAnApplication
 from sitebus.isolation import (
+    GOOD_NAMES,
     GOOD_STATUSES,
+    GOOD_VALUES,
     Exchange,
     Flights,
     check_chunks,
+    check_header,
     check_headers,
+    explained,
     failed,
     finish,
     log_error,
@@ -246,6 +250,7 @@ class Site:
             BadPrefix, BadHost, BadMountOption: The place or an option makes no sense.
             DuplicateMount: The place is taken.
             NotAnApplication, UnclearInterface, InterfaceNotServed: *app* cannot be served.
+            AppImportError: Its own code failed when it was looked at.
         """
         place = Place.of(path, host, port)
         found, framework = _checked(app, interface)
@@ -394,6 +399,7 @@ def _isolated(mount: Mount) -> Serve:  # noqa: C901 - see below
             return None
         exchange = Exchange()
         exchange.begin = start_response
+        exchange.environ = environ
         exchange.status = ""
         try:
             own = environ.copy()
@@ -416,15 +422,15 @@ def _isolated(mount: Mount) -> Serve:  # noqa: C901 - see below
                 if type(headers) is not list:
                     check_headers(headers)
                 for key, value in headers:
-                    if type(key) is not str or type(value) is not str:
-                        check_headers(headers)
+                    if key not in GOOD_NAMES or value not in GOOD_VALUES:
+                        check_header((key, value))
                 exchange.begin = None
                 start_response(status, headers)
             else:
-                finish(exchange, result)
+                result = finish(exchange, result)
         except BaseException as error:  # noqa: BLE001 - a stranger's code; see isolation.py
             flights.done()
-            return failed(error, exchange, environ, start_response, mount)
+            return failed(explained(error, exchange), exchange, environ, start_response, mount)
         leave()
         if flights.awaited:
             flights.landed()
@@ -441,18 +447,20 @@ def _minding_slash(mount: Mount, serve: Serve) -> Serve:
             return serve(environ, start_response, rest)
         if mount.slash == "strict":
             return pages.send(_answer_not_found(mount._site, environ), environ, start_response)
-        here = environ.get("SCRIPT_NAME", "") + mount.wire + "/"
+        here = pages.quoted(environ.get("SCRIPT_NAME", "") + mount.wire) + "/"
         return pages.send(_answer_moved(environ, here), environ, start_response)
 
     return serve_minding_slash
 
 
 def _filtered(mount: Mount) -> WSGIApplication:
+    from sitebus.interfaces import describe
+
     app = mount.app
     for wrap in reversed(mount.filters):
         app = wrap(app)
         if not callable(app):
-            raise NotAnApplication(repr(wrap), f"as a filter, it answered {app!r:.60}")
+            raise NotAnApplication(repr(wrap), f"as a filter, it answered {describe(app)}")
     if mount.cookie_path == "prefix":
         app = narrowing_cookies(app)
     return app
@@ -479,21 +487,19 @@ def _answer_misdirected(site: Site, environ: WSGIEnvironment) -> pages.Answer:
 def _answer_merged(site: Site, environ: WSGIEnvironment) -> pages.Answer:
     import re
 
-    path = re.sub("//+", "/", environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
-    return _answer_moved(environ, path)
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return _answer_moved(environ, re.sub("//+", "/", pages.requoted(environ, path)))
 
 
 def _answer_moved(environ: WSGIEnvironment, path: str) -> pages.Answer:
     query = environ.get("QUERY_STRING", "")
-    return pages.redirect(pages.quoted(path) + (f"?{pages.unbroken(query)}" if query else ""))
+    return pages.redirect(path + (f"?{pages.unbroken(query)}" if query else ""))
 
 
 def _checked(app: object, interface: Interface | None) -> tuple[Interface, str]:
     from sitebus.interfaces import describe, detect
 
     found = detect(app, interface)
-    if not callable(app):
-        raise NotAnApplication(describe(app), "it cannot be called")
     if found.interface == "factory":
         raise InterfaceNotServed(describe(app), "factory", "call it, and mount what it answers")
     if found.interface != "wsgi":

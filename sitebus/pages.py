@@ -77,6 +77,31 @@ def quoted(path: str) -> str:
     return quote(path.encode("latin-1", "replace"), safe="/:@!$&'()*+,;=~-._")
 
 
+def requoted(environ: Mapping[str, Any], path: str, before: str = "") -> str:
+    """Quote *path*, which follows *before* in the request, as the client did if that is known.
+
+    What was quoted beyond need, such as a slash that is part of a name, cannot be told from the
+    decoded path alone.
+    """
+    raw = str(environ.get("REQUEST_URI", "")).partition("?")[0]
+    scheme, colon, rest = raw.partition("://")
+    if colon and "/" not in scheme:
+        raw = "/" + rest.partition("/")[2]
+    # Whole segments are before it; whether those are these shows in what is left.
+    left = raw.split("/")[before.count("/") + 1 :]
+    raw = "".join("/" + segment for segment in left)
+    return unbroken(raw) if path in _decoded(raw) else quoted(path)
+
+
+def _decoded(raw: str) -> tuple[str, str]:
+    """The ways servers decode a path: wholly, or without the slashes within a segment."""
+    import re
+    from urllib.parse import unquote
+
+    kept = re.sub("%2f", "%252F", raw, flags=re.IGNORECASE)
+    return unquote(raw, "latin-1"), unquote(kept, "latin-1")
+
+
 def unbroken(query: str) -> str:
     """Answer a query string as it came, but for what cannot stand in a header."""
     from urllib.parse import quote

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import ModuleType, TracebackType
+from typing import Any, TypeVar
 
 from sitebus.errors import (
     AppFileNotFound,
@@ -21,8 +22,12 @@ from sitebus.errors import (
     nearest,
 )
 
+T = TypeVar("T")
+
 #: Tried in this order when a reference names no attribute.
 DEFAULT_NAMES = ("application", "app")
+
+_OURS = os.path.dirname(__file__) + os.sep
 
 
 def load(reference: str, *, default: str = "application|app", check: bool = True) -> object:
@@ -44,8 +49,24 @@ def load(reference: str, *, default: str = "application|app", check: bool = True
     module = _load_file(place, reference) if is_file(place) else _load_module(place, reference)
     obj = _pick(module, attribute, default, reference)
     if check and not callable(obj):
-        raise _not_callable(obj, reference)
+        reason = f"it is of type {type(obj).__name__}, which cannot be called"
+        raise NotAnApplication(repr(reference), reason)
     return obj
+
+
+def call(reference: str, function: Callable[..., T], /, *given: Any, **settings: Any) -> T:
+    """Call a stranger's *function* with what follows it, and answer what it answers.
+
+    The *reference* is what somebody wrote to have it called, and stands in the message.
+
+    Raises:
+        AppImportError: The function raised, be it ``SystemExit``, ``KeyboardInterrupt`` or another
+            exception that would end a process: no application may decide that.
+    """
+    try:
+        return function(*given, **settings)
+    except BaseException as error:  # the application's own code ran
+        raise AppImportError(reference, error, traceback_of(error)) from error
 
 
 def split(reference: str) -> tuple[str, str]:
@@ -82,13 +103,15 @@ def _load_module(name: str, reference: str) -> ModuleType:
     import importlib
 
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise AppNotFound(reference, _missing_module(name, error.name)) from None
-        raise _failed(reference, error) from error
-    except (Exception, SystemExit) as error:  # the application's own code ran
-        raise _failed(reference, error) from error
+        return call(reference, importlib.import_module, name)
+    except AppImportError as failure:
+        error = failure.error
+        if not isinstance(error, ModuleNotFoundError) or error.name is None:
+            raise
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise
+        missing = error.name
+    raise AppNotFound(reference, call(reference, _missing_module, name, missing))
 
 
 def _missing_module(name: str, missing: str) -> str:
@@ -126,12 +149,12 @@ def _load_file(place: str, reference: str) -> ModuleType:
     _add_to_path(os.path.dirname(path))
     sys.modules[name] = module
     try:
-        loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # the application's own code ran
+        call(reference, loader.exec_module, module)
+    except AppImportError as failure:
         sys.modules.pop(name, None)
-        if isinstance(error, PermissionError) and error.filename == path:
+        if isinstance(failure.error, PermissionError) and failure.error.filename == path:
             raise AppFileNotFound(reference, f"the file {path} cannot be read") from None
-        raise _failed(reference, error) from error
+        raise
     return module
 
 
@@ -174,11 +197,13 @@ def _attribute(module: ModuleType, attribute: str, reference: str) -> object:
     place = module.__name__
     for name in attribute.split("."):
         try:
-            obj = getattr(obj, name)
-        except AttributeError:
-            raise AppNotFound(reference, _missing_attribute(obj, place, name)) from None
-        except (Exception, SystemExit) as error:  # a property, or a module's __getattr__
-            raise _failed(reference, error) from error
+            # It may be a property, or the module may have a __getattr__.
+            obj = call(reference, getattr, obj, name)
+        except AppImportError as failure:
+            if not isinstance(failure.error, AttributeError):
+                raise
+            reason = call(reference, _missing_attribute, obj, place, name)
+            raise AppNotFound(reference, reason) from None
         place = f"{place}.{name}"
     return obj
 
@@ -189,34 +214,27 @@ def _missing_attribute(obj: object, place: str, name: str) -> str:
     return f"{place!r} has no attribute {name!r}{hint}"
 
 
-def _not_callable(obj: object, reference: str) -> NotAnApplication:
-    from sitebus.interfaces import mistake
-
-    kind = type(obj).__name__
-    reason = mistake(obj) or f"it is of type {kind}, which cannot be called"
-    return NotAnApplication(repr(reference), reason)
-
-
-def _failed(reference: str, error: BaseException) -> AppImportError:
-    return AppImportError(reference, error, traceback_of(error))
-
-
 def traceback_of(error: BaseException) -> str:
     """Answer *error*'s traceback from where the application's own code begins."""
     import traceback
 
     shown = traceback.TracebackException.from_exception(error)
-    own = _beyond_import(error.__traceback__)
-    if own is not None or isinstance(error, SyntaxError):
-        shown.stack = traceback.StackSummary.extract(traceback.walk_tb(own))
+    own = _beyond_machinery(error.__traceback__)
+    shown.stack = traceback.StackSummary.extract(traceback.walk_tb(own))
     return "".join(shown.format())
 
 
-def _beyond_import(frames: TracebackType | None) -> TracebackType | None:
+def _beyond_machinery(frames: TracebackType | None) -> TracebackType | None:
     while frames is not None and _is_machinery(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     return frames
 
 
 def _is_machinery(filename: str) -> bool:
-    return filename == __file__ or "importlib" in filename
+    """Tell whether it is a file of ours, of importlib's, or of what looks at signatures."""
+    import importlib
+    import inspect
+
+    if filename in (importlib.__file__, inspect.__file__):
+        return True
+    return filename.startswith((_OURS, "<frozen importlib"))

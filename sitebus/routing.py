@@ -39,7 +39,7 @@ class Place:
             BadPrefix: The prefix could never match, or could match in two ways.
             BadHost: The host or the port could not be that of a request.
         """
-        name, said = host_pattern(host) if host and host != "*" else ("", None)
+        name, said = host_pattern(host) if host else ("", None)
         if said is not None and port is not None and said != port:
             raise BadHost(host, f"port={port} was asked for beside it")
         return cls(normal_prefix(prefix), name, _checked_port(said if port is None else port, host))
@@ -87,7 +87,7 @@ def wire_prefix(prefix: str) -> str:
 
 
 def host_pattern(host: str) -> tuple[str, int | None]:
-    """Bring a mount's host into form and cut off its port.
+    """Bring a mount's host into form and cut off its port; the name is "" for ``*``, any host.
 
     Raises:
         BadHost: It could not be the host of a request.
@@ -95,6 +95,8 @@ def host_pattern(host: str) -> tuple[str, int | None]:
     if "://" in host or "/" in host:
         raise BadHost(host, "write the name alone, without scheme or path")
     name, port = _cut_port(host, strict=True)
+    if name == "*" and "." not in host:
+        return "", port
     if not name.isascii():
         name = _idna(name, host)
     bare = name.removeprefix("*.")
@@ -143,8 +145,8 @@ def _short_address(address: str) -> str:
 def _port_number(text: str, host: str, strict: bool) -> int | None:
     if not strict or not text:
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise BadHost(host, f"{text!r} is not a port number")
+    if not _is_port(text):
+        raise BadHost(host, f"{text!r:.20} is not a port number")
     return int(text)
 
 

@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from sitebus import pages, references
-from sitebus.errors import (
-    AppFileNotFound,
-    AppImportError,
-    BadReference,
-    NotAnApplication,
-    nearest,
-)
+from sitebus.errors import AppFileNotFound, BadReference, NotAnApplication, nearest
 from sitebus.interfaces import Detected, Interface, describe, detect
 
 if TYPE_CHECKING:
@@ -39,7 +33,16 @@ _INTERFACES: dict[str, Interface] = {
     "wsgi": "wsgi", "asgi": "asgi3", "asgi3": "asgi3", "asgi2": "asgi2", "factory": "factory",
 }  # fmt: skip
 
+#: What we make ourselves, which is WSGI.
+_OWN = ("static", "redirect")
+
 _BLOCK = 1 << 16
+
+#: The headers in which WebOb reads numbers, and the longest that makes sense: a number of more
+#: digits than the interpreter reads, or a year of five, is an error to it.
+_READ_BY_WEBOB = ("HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_IF_MODIFIED_SINCE",
+                  "HTTP_IF_UNMODIFIED_SINCE")  # fmt: skip
+_LONGEST = 200
 
 #: What ``.gz`` and its like are when they are downloaded: files of their own, not an encoding that
 #: a browser should take off.
@@ -63,32 +66,56 @@ def open_target(text: str, *, directory: str | os.PathLike[str] = "") -> Any:
     return examine(text, directory=directory).app
 
 
-def examine(text: str, *, directory: str | os.PathLike[str] = "") -> Target:
+def examine(
+    text: str,
+    *,
+    directory: str | os.PathLike[str] = "",
+    said: Interface | None = None,
+    factory: bool = False,
+) -> Target:
     """Open the application that *text* means, and tell what it is.
 
     Args:
         text: ``module:attr``, ``file.py:attr``, either behind ``wsgi:``, ``asgi:`` or ``factory:``;
             ``static:FOLDER``; ``redirect:URL`` or ``redirect:301 URL``.
         directory: The folder that relative files and folders are relative to.
+        said: What the application is, as if the text said so too. That it is a ``factory`` is not
+            the interface of what the factory makes: that is looked at.
+        factory: What the text names is called, and what that answers is the application.
 
     Raises:
-        BadReference: The text is nothing of that.
+        BadReference: The text is nothing of that, or something else was said beside it.
         AppNotFound, AppImportError: See ``references.load``.
         NotAnApplication, UnclearInterface: What it names cannot be served.
     """
     scheme, rest = _scheme(text.strip())
+    if "factory" in (said, scheme):
+        factory = True
+    said = _agreed(text, scheme, None if said == "factory" else said)
+    if scheme in _OWN and factory:
+        raise BadReference(text, f"what {scheme}: makes is an application already, no factory")
     if scheme == "static":
-        return Target(
-            text, StaticFiles(os.path.join(directory, rest)), Detected("wsgi", "static files")
-        )
+        return Target(text, _static(text, rest, directory), Detected("wsgi", "static files"))
     if scheme == "redirect":
         return Target(text, _redirect(text, rest), Detected("wsgi", "redirect"))
-    return _examine_reference(text, scheme, rest, directory)
+    return _examine_reference(text, rest, directory, said, factory)
+
+
+def _agreed(text: str, scheme: str, said: Interface | None) -> Interface | None:
+    """Answer the interface that *text* or *said* tell, or None if neither does."""
+    told: Interface | None = "wsgi" if scheme in _OWN else _INTERFACES.get(scheme)
+    if told is None or told == "factory":
+        return said
+    if said not in (None, told):
+        raise BadReference(
+            text, f"{scheme}: makes its interface {told}, and beside it {said} was said; say one"
+        )
+    return told
 
 
 def _scheme(text: str) -> tuple[str, str]:
     scheme, colon, rest = text.partition(":")
-    if not colon or "." in scheme or scheme not in ("static", "redirect", *_INTERFACES):
+    if not colon or "." in scheme or scheme not in (*_OWN, *_INTERFACES):
         _refuse_unknown(text, scheme, rest)
         return "", text
     if scheme in _INTERFACES and not _is_scheme(scheme, rest):
@@ -113,53 +140,45 @@ def _refuse_unknown(text: str, scheme: str, rest: str) -> None:
     if references.is_file(text) or references.is_file(scheme):
         return
     if "/" in rest or (":" in rest and not references.is_file(rest.partition(":")[0])):
-        near = nearest(scheme, ("static", "redirect", *_INTERFACES))
+        near = nearest(scheme, (*_OWN, *_INTERFACES))
         hint = f"did you mean {near}:?" if near else "use module:attribute, static: or redirect:"
         raise BadReference(text, f"there is no kind of target {scheme!r}; {hint}")
 
 
 def _examine_reference(
-    text: str, scheme: str, rest: str, directory: str | os.PathLike[str]
+    text: str,
+    rest: str,
+    directory: str | os.PathLike[str],
+    said: Interface | None,
+    factory: bool,
 ) -> Target:
     place, _ = references.split(rest)
     if references.is_file(place):
-        rest = os.path.join(directory, rest)
-    app = references.load(rest)
-    said = _INTERFACES.get(scheme)
-    if said == "factory":
-        app = _made(app, rest)
-    elif said is not None:
-        return Target(text, app, detect(app, said))
-    return Target(text, app, _found(app, text, rest))
-
-
-def _found(app: object, text: str, rest: str) -> Detected:
-    detected = detect(app)
+        rest = os.path.join(directory, os.path.expanduser(rest))
+    app = references.load(rest, check=factory)
+    if factory:
+        app = _made(cast("Callable[[], object]", app), rest)
+    detected = detect(app, said, reference=text)
     if detected.interface == "factory":
-        raise NotAnApplication(
-            repr(text), f"it looks like a factory; say so with factory:{rest}, and it is called"
-        )
-    return detected
+        reason = f"it looks like a factory; say so with factory:{rest}, and it is called"
+        if factory:
+            reason = "the factory answered something that looks like a factory again"
+        raise NotAnApplication(repr(text), reason)
+    return Target(text, app, detected)
 
 
-def _made(factory: object, reference: str) -> object:
-    try:
-        app = cast("Callable[[], object]", factory)()
-    except (Exception, SystemExit) as error:  # the application's own code ran
-        raise AppImportError(reference, error, _traceback_beyond(error)) from error
+def _made(factory: Callable[[], object], reference: str) -> object:
+    app = references.call(reference, factory)
     if not callable(app):
-        raise NotAnApplication(describe(factory), f"as a factory, it answered {app!r:.60}")
+        reason = f"as a factory, it answered {describe(app)}"
+        raise NotAnApplication(describe(factory), reason)
     return app
 
 
-def _traceback_beyond(error: BaseException) -> str:
-    import traceback
-
-    frames = error.__traceback__
-    shown = traceback.TracebackException.from_exception(error)
-    if frames is not None and frames.tb_next is not None:
-        shown.stack = traceback.StackSummary.extract(traceback.walk_tb(frames.tb_next))
-    return "".join(shown.format())
+def _static(text: str, rest: str, directory: str | os.PathLike[str]) -> StaticFiles:
+    if not rest:
+        raise BadReference(text, "name a folder, as in static:public")
+    return StaticFiles(os.path.join(directory, os.path.expanduser(rest)))
 
 
 def _redirect(text: str, rest: str) -> WSGIApplication:
@@ -181,8 +200,8 @@ class Redirect:
         from urllib.parse import urlsplit
 
         parts = urlsplit(url)
-        if not url.isprintable() or " " in url:
-            raise ValueError("a URL has no spaces and no control characters; quote them")
+        if not (url.isprintable() and url.isascii()) or " " in url:
+            raise ValueError("a URL has ASCII alone, no spaces and no control characters; quote it")
         if not (parts.scheme in ("http", "https") and parts.netloc) and not (
             url.startswith("/") and not url.startswith("//")
         ):
@@ -200,7 +219,8 @@ class Redirect:
 
     def location(self, environ: WSGIEnvironment) -> str:
         """Answer where the request *environ* should go."""
-        rest = pages.quoted(environ.get("PATH_INFO", ""))
+        script = environ.get("SCRIPT_NAME", "")
+        rest = pages.requoted(environ, environ.get("PATH_INFO", ""), script)
         if rest and not rest.startswith("/"):
             rest = "/" + rest
         path = self._path + rest if rest else self._bare
@@ -231,22 +251,29 @@ class StaticFiles:
             answer = pages.plain("405 Method Not Allowed", ("Allow", "GET, HEAD"))
             return pages.send(answer, environ, start_response)
         try:
-            return self._serve(environ, start_response)
+            file = self._open(environ.get("PATH_INFO", ""))
         except PermissionError:
             return pages.send(pages.plain("403 Forbidden"), environ, start_response)
         except (OSError, ValueError):  # no such file, a name too long, a NUL in it
             return pages.send(pages.plain("404 Not Found"), environ, start_response)
+        if file is None:
+            return pages.send(_with_slash(environ), environ, start_response)
+        try:
+            response = _response(file)
+            body: Iterable[bytes] = response(_conditions(environ, file.etag), start_response)
+        except BaseException:
+            file.close()
+            raise
+        return body
 
-    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        asked = environ.get("PATH_INFO", "")
+    def _open(self, asked: str) -> _File | None:
+        """Open the file for the path *asked*; answer None for a folder without its slash."""
         path = self.find(asked)
         if os.path.isdir(path):
             if not asked.endswith("/"):
-                return pages.send(_with_slash(environ), environ, start_response)
+                return None
             path = self._inside(os.path.join(path, self.index))
-        response = _response(path)
-        body: Iterable[bytes] = response(_conditions(environ, response.etag), start_response)
-        return body
+        return _File(path)
 
     def find(self, asked: str) -> str:
         """Answer the file or folder for the path *asked*, as WSGI spells it.
@@ -280,20 +307,20 @@ def _is_served(name: str) -> bool:
 
 
 def _with_slash(environ: WSGIEnvironment) -> pages.Answer:
-    path = pages.quoted(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    path = pages.requoted(environ, path)
     query = pages.unbroken(environ.get("QUERY_STRING", ""))
     # One slash in front, lest it be read as another host.
     return pages.redirect(f"/{path.lstrip('/')}/{'?' * bool(query)}{query}")
 
 
-def _response(path: str) -> Any:
+def _response(file: _File) -> Any:
     """Answer WebOb's response for a file, which answers conditional and range requests itself."""
     from webob import Response
 
-    file = _File(path)
     response = Response(
         app_iter=file,
-        content_type=_type_of(path),
+        content_type=_type_of(file.path),
         content_length=file.size,
         last_modified=int(file.mtime),
         etag=file.etag,
@@ -309,13 +336,31 @@ def _response(path: str) -> Any:
 
 def _conditions(environ: WSGIEnvironment, etag: str) -> WSGIEnvironment:
     """Say what a request asks so that WebOb answers it rightly."""
+    nonsense = {name for name in _READ_BY_WEBOB if not _is_readable(name, environ.get(name))}
+    if "HTTP_IF_RANGE" in nonsense:
+        nonsense.add("HTTP_RANGE")  # of another version than ours, as far as we know
+    if nonsense:
+        environ = {name: value for name, value in environ.items() if name not in nonsense}
     if environ.get("HTTP_IF_NONE_MATCH", "").strip() == "*":
         # To WebOb that is no condition at all.
         return {**environ, "HTTP_IF_NONE_MATCH": f'"{etag}"'}
-    if "," in environ.get("HTTP_RANGE", ""):
-        # Of several ranges WebOb would send the first alone; a server may also send everything.
-        return {name: value for name, value in environ.items() if name != "HTTP_RANGE"}
     return environ
+
+
+def _is_readable(name: str, value: str | None) -> bool:
+    """Tell whether WebOb can make sense of a header; where it cannot, it may raise."""
+    from webob.datetime_utils import parse_date
+
+    if not value:
+        return True
+    if name == "HTTP_RANGE":
+        # Of several ranges it would send the first alone; a server may also send everything.
+        return len(value) < _LONGEST and "," not in value
+    try:
+        date = parse_date(value[:_LONGEST])
+    except (ValueError, OverflowError):
+        return False
+    return len(value) < _LONGEST and (date is not None or not value.endswith(" GMT"))
 
 
 def _type_of(path: str) -> str:
@@ -334,6 +379,7 @@ class _File:
         # Opening a pipe waits for its other end; a device is nobody's file.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise FileNotFoundError(path)
+        self.path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - the server closes it
         info = os.fstat(self._file.fileno())
         self.size = self._left = info.st_size

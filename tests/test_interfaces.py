@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sitebus.errors import NotAnApplication, UnclearInterface
+from sitebus.errors import AppImportError, NotAnApplication, UnclearInterface
 from sitebus.interfaces import Detected, Interface, detect
 
 
@@ -256,3 +256,32 @@ def test_what_cannot_be_called_is_no_application(obj: object) -> None:
     with pytest.raises(NotAnApplication) as caught:
         detect(obj)
     assert caught.value.status == 78
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, BaseException])
+@pytest.mark.parametrize("said", [None, "wsgi"])
+def test_an_object_that_will_not_be_looked_at_is_at_fault(
+    error: type[BaseException], said: Interface | None
+) -> None:
+    """Looking runs its own code, which may raise anything."""
+
+    class Touchy:
+        @property
+        def __dict__(self) -> Any:  # type: ignore[override]
+            raise error("hands off")
+
+        def __call__(self, environ: Any, start_response: Any) -> Any:
+            raise Called
+
+    with pytest.raises(AppImportError, match="hands off") as caught:
+        detect(Touchy(), said, reference="shop:touchy")
+    assert "'shop:touchy'" in str(caught.value)
+    assert caught.value.traceback_text.splitlines()[1].endswith("in __dict__")
+    with pytest.raises(AppImportError, match="Touchy"):
+        detect(Touchy(), said)
+
+
+def test_what_is_said_makes_nothing_callable() -> None:
+    """Nor an application of what is known to be none."""
+    with pytest.raises(NotAnApplication, match=r"'shop:number' .* of type int"):
+        detect(1, "wsgi", reference="shop:number")

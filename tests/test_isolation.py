@@ -15,7 +15,14 @@ from wsgiref.validate import validator
 import pytest
 
 from sitebus.errors import ResponseBroken, ResponseRefused
-from sitebus.isolation import Stream
+from sitebus.isolation import (
+    GOOD_NAMES,
+    GOOD_STATUSES,
+    GOOD_VALUES,
+    Stream,
+    check_header,
+    check_status,
+)
 from sitebus.mounts import Mount, Site
 from tests.wsgi_helpers import ask, environ_of, nothing, saying, served
 
@@ -97,11 +104,13 @@ def clearing(environ: Any, start_response: Any) -> Iterable[bytes]:
 
 
 class Unclosable:
+    closed = 0
+
     def __iter__(self) -> Iterator[bytes]:
         raise KeyboardInterrupt
 
     def close(self) -> None:
-        raise SystemExit
+        self.closed += 1
 
 
 #: Each costs a 500, before any of its bytes is out.
@@ -148,6 +157,20 @@ FAILURES = {
     "header triple": answering([b"x"], headers=[("a", "b", "c")]),
     "stream, header int": streaming(b"x", headers=[("A", 3)]),
     "write of text": writing_text,
+    "header with a line's end": answering([b"x"], headers=[("Location", "/x\r\nSet-Cookie: a=b")]),
+    "header with LF": answering([b"x"], headers=[("Content-Type", "a\nb")]),
+    "header with CR": answering([b"x"], headers=[("Content-Type", "a\rb")]),
+    "header with NUL": answering([b"x"], headers=[("Content-Type", "a\0b")]),
+    "header not latin-1": streaming(b"x", headers=[("X", "\u20ac")]),
+    "header's name with a line's end": answering([b"x"], headers=[("X: y\r\nZ", "a")]),
+    "header's name with a space": answering([b"x"], headers=[("X ", "a")]),
+    "header's name empty": answering([b"x"], headers=[("", "a")]),
+    "header's name not ASCII": answering([b"x"], headers=[("\xe9", "a")]),
+    "known header, int": answering([b"x"], headers=[("Content-Length", 1)]),
+    "stream, header with a line's end": streaming(b"x", headers=[("A", "b\nc: d")]),
+    "list, unusual status, header with LF": answering([b""], "299 X", headers=[("A", "b\nc: d")]),
+    "status 100": answering([], status="100 Continue"),
+    "status 103": answering(iter([b""]), status="103 Early Hints"),
     "environ cleared": clearing,
 }
 
@@ -370,7 +393,7 @@ def test_exc_info_replaces_what_was_said() -> None:
 def test_a_server_that_refuses_the_headers_answers_by_itself() -> None:
     """It may have kept some of them, so that a 500 of ours would carry them too."""
     site = Site(on_error=lambda *_: None)
-    site.mount(answering([b"x"], headers=[("Content-Length", "many"), ("X", "\u20ac")]), "/")
+    site.mount(answering([b"x"], headers=[("Content-Length", "many")]), "/")
     site.mount(saying("well"), "/well")
 
     def refuse(*_: object) -> Any:
@@ -403,6 +426,67 @@ def test_head_has_no_body_whatever_the_application_sends() -> None:
         for path in ("/list", "/stream", "/bad", "/list"):
             client.request("HEAD", path)
             assert client.getresponse().read() == b""
+
+
+def test_a_body_that_may_not_be_is_not_sent() -> None:
+    """After a 204 or a 304, and in a HEAD, the client takes it for its next response."""
+
+    def writing(environ: Any, start_response: Any) -> Iterable[bytes]:
+        write = start_response(environ["QUERY_STRING"].replace("+", " "), PLAIN)
+        write(b"body")
+        return [b"more"]
+
+    body = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    site = Site()
+    site.mount(writing, "/write")
+    for status in ("204 No Content", "304 Not Modified"):
+        site.mount(answering([body], status), f"/{status[:3]}/list")
+        site.mount(answering(iter([b"", body]), status), f"/{status[:3]}/stream")
+    site.mount(saying("well"), "/well")
+    asked = [("GET", path) for path in ("/204/list", "/204/stream", "/304/list", "/304/stream")]
+    asked += [("GET", "/write?204+No"), ("GET", "/write?304+Not"), ("HEAD", "/write?200+OK")]
+    with served(site.wsgi) as (server, _), contextlib.closing(_connection(server)) as client:
+        for method, path in asked:
+            client.request(method, path)
+            response = client.getresponse()
+            assert (path, response.read()) == (path, b"")
+            if response.will_close:
+                continue  # nothing can follow
+            client.request("GET", "/well")
+            assert client.getresponse().read() == b"well '/well' ''", path
+
+
+def test_what_cannot_be_iterated_is_closed() -> None:
+    """A server closes what it was given, whatever comes of it: there may be a file in it."""
+    site = Site(on_error=lambda *_: None)
+    body = Unclosable()
+    site.mount(answering(body), interface="wsgi")
+    assert ask(site.wsgi).code == 500
+    assert body.closed == 1
+
+
+def test_a_header_that_is_refused_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    """The operator learns which one it is."""
+    for headers, said in [
+        ([("Content-Length", 3)], "a header is not a pair of str: ('Content-Length', 3)"),
+        ([("a", "b", "c")], "a header is not a pair: ('a', 'b', 'c')"),
+        ([("Location", "/x\r\nA: b")], "the header Location has a control character"),
+        ([(["a"], "b")], "a header is not a pair of str: (['a'], 'b')"),
+    ]:
+        site = Site()
+        site.mount(answering([b"x"], headers=headers), interface="wsgi")
+        assert ask(site.wsgi).code == 500
+        assert said in str(caplog.records[-1].exc_info)
+
+
+def test_headers_that_are_as_they_should_be_pass() -> None:
+    """Tabs and latin-1 may be in a value."""
+    headers = [("X-Tab", "a\tb"), ("X-Latin", "caf\xe9"), ("x_odd!", ""), ("Content-Type", "a/b")]
+    site = Site()
+    site.mount(answering([b"x"], headers=headers), "/list", interface="wsgi")
+    site.mount(streaming(b"x", headers=headers), "/stream", interface="wsgi")
+    for path in ("/list", "/stream"):
+        assert ask(site.wsgi, path).headers == dict(headers)
 
 
 def _stream(make: Callable[[], Iterator[bytes]]) -> Callable[..., Any]:
@@ -556,3 +640,27 @@ def test_drain_wakes_when_the_last_one_leaves() -> None:
     request.join(10)
     assert waited == [True]
     assert ask(site.wsgi).code == 404
+
+
+@pytest.fixture
+def memory() -> Iterator[None]:
+    """Forget afterwards what was made up for one test."""
+    remembered = (GOOD_NAMES, GOOD_VALUES, GOOD_STATUSES)
+    before = [known.copy() for known in remembered]
+    yield
+    for known, old in zip(remembered, before, strict=True):
+        known.intersection_update(old)
+
+
+@pytest.mark.usefixtures("memory")
+def test_what_is_remembered_of_headers_has_an_end_and_no_secrets() -> None:
+    """Applications may make up as many as they like."""
+    site = Site()
+    site.mount(answering([b"x"], headers=[("Set-Cookie", "session=of somebody")]))
+    assert ask(site.wsgi).code == 200
+    assert "session=of somebody" not in GOOD_VALUES
+    for number in range(5000):
+        check_header((f"X-{number}", f"value {number}"))
+        check_status(f"299 Made up {number}")
+    assert max(len(GOOD_NAMES), len(GOOD_VALUES), len(GOOD_STATUSES)) <= 4000
+    assert ask(site.wsgi).code == 200

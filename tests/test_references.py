@@ -16,7 +16,7 @@ from sitebus.errors import (
     NotAnApplication,
     SitebusError,
 )
-from sitebus.references import load
+from sitebus.references import call, load
 
 
 @pytest.fixture
@@ -35,6 +35,10 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "leaves.py": "import sys\nsys.exit('no')\n",
         "broken.py": "def app(:\n    pass\n",
         "lazy.py": "def __getattr__(name):\n    raise OSError('no disk')\n",
+        "lazier.py": "def __getattr__(name):\n    raise KeyboardInterrupt(name)\n",
+        "interrupts.py": "raise KeyboardInterrupt\n",
+        "cancels.py": "import asyncio\nraise asyncio.CancelledError('off')\n",
+        "quits.py": "class Quit(BaseException): ...\nraise Quit('enough')\n",
     }
     for name, text in files.items():
         (package / name).write_text(text)
@@ -121,6 +125,10 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path, shop: Path) -> No
         ("zshop.leaves", AppImportError, 70, "SystemExit: no"),
         ("zshop.broken", AppImportError, 70, "SyntaxError"),
         ("zshop.lazy:app", AppImportError, 70, "no disk"),
+        ("zshop.lazier:app", AppImportError, 70, "KeyboardInterrupt: app"),
+        ("zshop.interrupts", AppImportError, 70, "with KeyboardInterrupt"),
+        ("zshop.cancels", AppImportError, 70, "CancelledError: off"),
+        ("zshop.quits", AppImportError, 70, "Quit: enough"),
     ],
 )
 @pytest.mark.usefixtures("shop")
@@ -160,6 +168,31 @@ def test_a_file_that_failed_can_be_loaded_once_it_is_mended(shop: Path) -> None:
         load(f"{shop}/fails.py:app")
     (shop / "fails.py").write_text("def app(environ, start_response): ...  # mended\n")
     assert name_of(load(f"{shop}/fails.py:app")) == "app"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, BaseException]
+)
+def test_a_strangers_call_costs_one_error(error: type[BaseException]) -> None:
+    """Whatever it raises; and what is given to it cannot be taken for ours."""
+
+    def fail(*, reference: str, function: str) -> int:
+        raise error(reference + function)
+
+    with pytest.raises(AppImportError) as caught:
+        call("shop:make", fail, reference="a", function="b")
+    assert type(caught.value.error) is error
+    assert "'shop:make'" in str(caught.value)
+    assert caught.value.traceback_text.splitlines()[1].endswith("in fail")
+    assert call("shop:add", max, 1, 2) == 2
+
+
+def test_a_call_that_does_not_begin_has_no_frames_of_ours() -> None:
+    """The mistake is in how it was asked to be called."""
+    with pytest.raises(AppImportError) as caught:
+        call("shop:make", lambda needed: needed)
+    assert "references.py" not in caught.value.traceback_text
+    assert "needed" in caught.value.traceback_text
 
 
 @pytest.mark.usefixtures("shop")

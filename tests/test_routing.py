@@ -57,6 +57,14 @@ def model(places: list[Place], host: str, port: int, path: str) -> Place | None:
     return max(fits, key=lambda place: len(place.prefix), default=None)
 
 
+@given(st.builds(Place, PREFIXES, HOSTS, PORTS))
+@settings(deadline=None)
+def test_a_place_can_be_read_as_it_is_written(place: Place) -> None:
+    """What a message or a list of mounts says can be pasted into a configuration."""
+    host, slash, path = str(place).partition("/")
+    assert Place.of(slash + path, host or None) == place
+
+
 @given(st.lists(st.builds(Place, PREFIXES, HOSTS, PORTS), max_size=12), ASKED, PORTS, PATHS)
 @settings(max_examples=400, deadline=None)
 def test_the_table_answers_as_the_model(
@@ -184,7 +192,7 @@ def test_a_host_has_one_form(
     [
         ("http://example.org", None), ("example.org/x", None), ("a.*.org", None), ("*.", None),
         ("example.org:x", None), ("example.org:80", 81), ("x", 0), ("x", 70000), ("a b", None),
-        ("[::1", None),
+        ("[::1", None), ("*.:80", None), ("x:" + "9" * 5000, None), ("*:0", None), ("**", None),
     ],
 )  # fmt: skip
 def test_a_host_that_no_request_has_is_refused(host: str, port: int | None) -> None:

@@ -22,9 +22,18 @@ from sitebus.errors import (
     NotAnApplication,
     SitebusError,
 )
+from sitebus.interfaces import Interface
 from sitebus.mounts import Site
 from sitebus.targets import Redirect, StaticFiles, examine, open_target
-from tests.wsgi_helpers import Answer, ask, environ_of, nothing, served
+from tests.wsgi_helpers import (
+    Answer,
+    as_nobody,
+    ask,
+    environ_of,
+    nothing,
+    served,
+    shared_folder,
+)
 
 TEXT = "".join(f"line {number}\n" for number in range(1000))
 
@@ -148,6 +157,32 @@ def test_a_part_that_cannot_be_had(files: StaticFiles) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "value", "code"),
+    [
+        ("HTTP_RANGE", "bytes=0-" + "9" * 5000, 200),
+        ("HTTP_RANGE", "bytes=" + "9" * 5000 + "-", 200),
+        ("HTTP_RANGE", "bytes=-" + "9" * 5000, 200),
+        ("HTTP_RANGE", "bytes=0-" + "9" * 100, 206),
+        ("HTTP_RANGE", "bytes=-" + "9" * 100, 416),
+        ("HTTP_RANGE", "bytes=" + "9" * 100 + "-", 416),
+        ("HTTP_IF_MODIFIED_SINCE", "Mon, 01 Jan " + "9" * 5000 + " 00:00:00 GMT", 200),
+        ("HTTP_IF_MODIFIED_SINCE", "Mon, 01 Jan 99999 00:00:00 GMT", 200),
+        ("HTTP_IF_MODIFIED_SINCE", "Mon, 01 Jan 99999999999999 00:00:00 GMT", 200),
+        ("HTTP_IF_UNMODIFIED_SINCE", "Mon, 01 Jan 99999 00:00:00 GMT", 200),
+        ("HTTP_IF_RANGE", "Mon, 01 Jan 99999 00:00:00 GMT", 200),
+        ("HTTP_IF_RANGE", "some day GMT", 200),
+        ("HTTP_IF_RANGE", '"' + "x" * 5000 + '"', 200),
+    ],
+)
+def test_numbers_that_are_too_long_are_no_reason_to_miss_a_file(
+    files: StaticFiles, header: str, value: str, code: int
+) -> None:
+    """It is there, whatever somebody asks of it."""
+    asked = {"HTTP_RANGE": "bytes=0-3", header: value} if header == "HTTP_IF_RANGE" else {}
+    assert ask(files, "/a.txt", **(asked or {header: value})).code == code
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/none", "/../outside.txt", "/sub/../../outside.txt", "/..", "/sub/..", "/./a.txt",
@@ -181,11 +216,22 @@ def test_files_can_only_be_read(files: StaticFiles, method: str) -> None:
     assert (answer.code, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_a_file_that_may_not_be_read_is_forbidden(folder: Path, files: StaticFiles) -> None:
+def test_a_file_that_may_not_be_read_is_forbidden() -> None:
     """As the file system has it."""
-    (folder / "a.txt").chmod(0)
-    assert ask(files, "/a.txt").code == 403
+    with shared_folder() as folder:
+        (folder / "a.txt").write_text(TEXT)
+        told = as_nobody(
+            f"""
+            from sitebus.targets import StaticFiles
+            from tests.wsgi_helpers import ask
+            files = StaticFiles({str(folder)!r})
+            print(ask(files, "/a.txt").code)
+            os.chmod({str(folder / "a.txt")!r}, 0)
+            become_nobody()
+            print(ask(files, "/a.txt").code, ask(files, "/none").code)
+            """
+        )
+    assert told.split() == ["200", "403", "404"]
 
 
 def test_every_file_is_closed(files: StaticFiles) -> None:
@@ -273,6 +319,49 @@ def test_a_redirect_keeps_the_rest(url: str, asked: str, location: str) -> None:
     assert (answer.code, answer.headers["Location"]) == (308, location)
 
 
+@pytest.mark.parametrize(
+    ("script", "path", "uri", "location"),
+    [
+        # As cheroot decodes, and as others do.
+        ("/r", "/a%2Fb", "/r/a%2Fb", "/new/a%2Fb"),
+        ("/r", "/a/b", "/r/a%2fb?q=1", "/new/a%2fb"),
+        ("/r", "/a%2Fb c", "http://here/r/a%2Fb%20c", "/new/a%2Fb%20c"),
+        ("", "/50%", "/50%25", "/new/50%25"),
+        ("", "/a%2Fb", "/a%252Fb", "/new/a%252Fb"),
+        ("/\xc3\xbc", "/\xc3\xbc", "/%C3%BC/%c3%bc", "/new/%c3%bc"),
+        ("", "/a b\\", "/a b\\", "/new/a%20b%5C"),
+        ("/r", "", "/r", "/new"),
+        # Somebody changed the path on the way: only what is left counts.
+        ("/r", "/other", "/r/a%2Fb", "/new/other"),
+        ("/r/x", "/a%2Fb", "/a%2Fb", "/new/a%252Fb"),
+        ("", "/x\r\nA: b", "/x\r\nA: b", "/new/x%0D%0AA:%20b"),
+    ],
+)
+def test_a_redirect_keeps_the_rest_as_it_was_quoted(
+    script: str, path: str, uri: str, location: str
+) -> None:
+    """A slash within a name is another name than two names."""
+    answer = ask(Redirect("/new"), path, SCRIPT_NAME=script, REQUEST_URI=uri)
+    assert answer.headers["Location"] == location
+
+
+def test_a_real_servers_quoted_slash_stays_one() -> None:
+    """Through the mount, the prefix and the server's own decoding."""
+    site = Site(merge_slashes=True)
+    site.mount(Redirect("/new"), "/r")
+    with served(site.wsgi) as (server, _):
+        client = http.client.HTTPConnection("127.0.0.1", server.bind_addr[1], timeout=10)
+        with contextlib.closing(client):
+            for asked, location in [
+                ("/r/a%2Fb?q=%2F", "/new/a%2Fb?q=%2F"),
+                ("/r//a%2Fb", "/r/a%2Fb"),
+            ]:
+                client.request("GET", asked)
+                response = client.getresponse()
+                response.read()
+                assert response.headers["Location"] == location
+
+
 def test_a_redirect_can_have_another_status() -> None:
     """308 keeps the method; 301 is what old clients know."""
     app = open_target("redirect:301 https://new.example")
@@ -294,6 +383,14 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "def bad(): return 1 / 0\n"
         "def none(): return None\n"
         "async def asgi(scope, receive, send): ...\n"
+        "def interrupt(): raise KeyboardInterrupt\n"
+        "def factories(): return make\n"
+        "def make_anything(): return anything\n"
+        "number = 1\n"
+        "class Touchy:\n"
+        "    def __getattribute__(self, name): raise SystemExit(7)\n"
+        "    def __call__(self, environ, start_response): ...\n"
+        "touchy = Touchy()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
@@ -324,6 +421,63 @@ def test_a_reference_is_opened(modules: Path, text: str, interface: str, certain
     assert open_target(text, directory=modules) is target.app
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "factory", "interface"),
+    [
+        ("zmade:app", "wsgi", False, "wsgi"),
+        ("zmade:anything", "wsgi", False, "wsgi"),
+        ("zmade:anything", "asgi3", False, "asgi3"),
+        ("wsgi:zmade:anything", "wsgi", False, "wsgi"),
+        ("asgi:zmade:anything", "asgi3", False, "asgi3"),
+        ("zmade:make", None, True, "wsgi"),
+        ("zmade:make", "factory", False, "wsgi"),
+        ("factory:zmade:make", None, True, "wsgi"),
+        ("factory:zmade:make", "factory", True, "wsgi"),
+        ("factory:zmade:make_anything", "wsgi", False, "wsgi"),
+        ("zmade:make_anything", "asgi3", True, "asgi3"),
+        ("zmade.py:make_anything", "wsgi", True, "wsgi"),
+        ("wsgi:zmade:make_anything", None, True, "wsgi"),
+        ("wsgi:zmade:make_anything", "wsgi", True, "wsgi"),
+        ("wsgi:zmade:make_anything", "factory", False, "wsgi"),
+        ("static:.", "wsgi", False, "wsgi"),
+        ("redirect:/x", "wsgi", False, "wsgi"),
+    ],
+)
+def test_what_is_said_beside_the_text_counts_as_if_it_were_in_it(
+    modules: Path, text: str, said: Interface | None, factory: bool, interface: str
+) -> None:
+    """A setting and a prefix are two ways to say one thing."""
+    target = examine(text, directory=modules, said=said, factory=factory)
+    assert target.detected.interface == interface
+    assert target.app.__class__.__name__ in ("function", "StaticFiles", "Redirect")
+    assert getattr(target.app, "__name__", "") not in ("make", "make_anything")
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "factory", "part"),
+    [
+        ("asgi:zmade:anything", "wsgi", False, "asgi: .* wsgi was said"),
+        ("wsgi:zmade:make", "asgi3", True, "wsgi: .* asgi3 was said"),
+        ("static:.", "asgi3", False, "static: .* asgi3 was said"),
+        ("redirect:/x", "asgi2", False, "redirect: .* asgi2 was said"),
+        ("static:.", None, True, "no factory"),
+        ("redirect:/x", "factory", False, "no factory"),
+    ],
+)
+def test_what_is_said_against_the_text_is_refused(
+    modules: Path, text: str, said: Interface | None, factory: bool, part: str
+) -> None:
+    """One of the two is a mistake, and only who wrote it knows which."""
+    with pytest.raises(BadReference, match=part):
+        examine(text, directory=modules, said=said, factory=factory)
+
+
+def test_a_folder_may_be_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it may in a shell."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert open_target("static:~/files").folder == str(folder)
+
+
 def test_a_module_may_be_called_wsgi(modules: Path) -> None:
     """``wsgi:application`` is what half the world's deployments say."""
     (modules / "wsgi.py").write_text("def application(environ, start_response): ...\n")
@@ -348,6 +502,15 @@ def test_a_module_may_be_called_wsgi(modules: Path) -> None:
         ("redirect:javascript:x", BadReference, "http://"),
         ("redirect:999 /x", BadReference, "'999'"),
         ("redirect:https://x/a\tb", BadReference, "control"),
+        ("redirect:https://x/\u20ac", BadReference, "ASCII"),
+        ("static:", BadReference, "name a folder"),
+        ("static: ", BadReference, "name a folder"),
+        ("static:~nobody-of-that-name/x", AppFileNotFound, "no such folder"),
+        ("factory:zmade:interrupt", AppImportError, "KeyboardInterrupt"),
+        ("factory:zmade:factories", NotAnApplication, "a factory again"),
+        ("zmade:touchy", AppImportError, "SystemExit: 7"),
+        ("wsgi:zmade:touchy", AppImportError, "SystemExit: 7"),
+        ("wsgi:zmade:number", NotAnApplication, "of type int"),
         ("", BadReference, "module:attribute"),
     ],
 )

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import tempfile
+import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cheroot import wsgi
+
+from tests.helpers import ROOT, environment
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -140,3 +147,37 @@ def _kept(call: Callable[[], object], died: list[BaseException]) -> Callable[[],
 def nothing(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
     """Be a start_response that nobody looks at."""
     return lambda data: None
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """Make a folder that every user may enter; pytest's own are for one alone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o755)
+        yield folder
+
+
+_BECOME_NOBODY = """
+import os
+
+def become_nobody():
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+"""
+
+
+def as_nobody(code: str) -> str:
+    """Answer what *code* prints in a process of its own.
+
+    From ``become_nobody()`` on, it is no longer root: root may read everything. What it imports
+    later may be out of its reach.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _BECOME_NOBODY + textwrap.dedent(code)],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
