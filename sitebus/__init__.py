@@ -63,12 +63,8 @@ def quickstart(
         "logging.access": access_log,
         "logging.level": log_level,
     }
-    mounted = None if app is None else site.mount(app, path)
-    try:
-        quick.run(engine, site, settings | {f"server.{key}": server[key] for key in server})
-    finally:
-        if mounted is not None:
-            mounted.unmount()
+    settings |= {f"server.{key}": server[key] for key in server}
+    quick.run(engine, site, settings, app, path)
 
 
 __all__ = [

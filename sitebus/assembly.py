@@ -13,17 +13,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus import config, references, servers
-from sitebus.config import TABLE, Configuration, Override, Settings, Table
+from sitebus.config import TABLE, Configuration, Override, Settings, Table, Value
 from sitebus.config.options import Row
 from sitebus.errors import (
     AppImportError,
     ChannelFailures,
     CommandCancelled,
+    NotAPlugin,
     SitebusError,
     StartFailed,
 )
@@ -73,16 +75,38 @@ class Assembly:
         self.failure: Exception | None = None
         self.servers: tuple[ServerAdapter, ...] = ()
         self.plugins: tuple[Any, ...] = ()
+        self._subscribed: list[Any] = []
 
     def subscribe(self) -> None:
-        """Have every part listen on the bus."""
+        """Have every part listen on the bus.
+
+        Raises:
+            AppImportError: a stranger's part would not.
+        """
         for part in (*self.plugins, *self.servers):
-            part.subscribe()
+            try:
+                _subscribe(part)
+            except BaseException:
+                # Half of it may listen; that it cannot undo the rest is no news.
+                with suppress(Exception):
+                    part.unsubscribe()
+                raise
+            self._subscribed.append(part)
+        for server in self.servers:
+            # `Startup.bind` calls it; a second time, it would read the certificate again.
+            take = getattr(server, "bind", None)
+            if callable(take):
+                self.engine.unsubscribe(self.engine.machine.channel("start"), take)
 
     def unsubscribe(self) -> None:
-        """Take every part off the bus again."""
-        for part in reversed((*self.plugins, *self.servers)):
-            part.unsubscribe()
+        """Take every part that listens off the bus again."""
+        while self._subscribed:
+            part = self._subscribed.pop()
+            try:
+                part.unsubscribe()
+            # A stranger's code: the other parts leave whatever it does.
+            except Exception as error:  # noqa: BLE001
+                self.engine.log(f"{describe(part)} failed to unsubscribe", 40, traceback=error)
 
     def run(self) -> int:
         """Start, block until the site has ended, and answer the exit status.
@@ -124,7 +148,7 @@ class Assembly:
 
     def mount_lines(self) -> list[tuple[str, str, str]]:
         """Answer place, target and framework of each mount."""
-        targets = {mount.place: str(mount["app"]) for mount in self.configuration.mounts}
+        targets = {mount.place: mount.value("app").text for mount in self.configuration.mounts}
         return [
             (
                 str(mount.place),
@@ -253,7 +277,7 @@ def _mount(configuration: Configuration, settings: Settings, site: Site, target:
         name=settings["name"],
         slash=settings["slash"],
         cookie_path=settings["cookie_path"],
-        filters=[_filter(configuration, name) for name in settings["filters"]],
+        filters=[_filter(configuration, settings, name) for name in settings["filters"]],
         interface=target.detected.interface,
     )
 
@@ -266,49 +290,44 @@ def open_application(configuration: Configuration, settings: Settings) -> Target
     """
     from sitebus.targets import Target, examine
 
-    text = str(settings["app"])
+    text = settings["app"]
     said = None if settings["interface"] == "auto" else settings["interface"]
-    if text.startswith("app:"):
-        app = _made(configuration.apps[text[4:]])
-        return Target(text, app, detect(app, said))
-    if settings["factory"] and not text.startswith("factory:"):
-        text = f"factory:{text}"
-    elif said is not None and not text.startswith(f"{said}:"):
-        text = f"{said}:{text}"
-    return examine(text, directory=settings.value("app").directory)
+    made_by = configuration.app_of(settings)
+    if made_by is not None:
+        app = _made(made_by)
+        return Target(text, app, detect(app, said, reference=text))
+    return examine(
+        text,
+        directory=settings.value("app").directory,
+        said=said,
+        factory=settings["factory"],
+    )
 
 
 def _made(settings: Settings, *given: object) -> Any:
     """Call what a section's ``use`` names with the section's other settings."""
-    reference = _reference(settings, "use")
-    return _call(references.load(reference), reference, *given, **settings.extras)
+    reference = _reference(settings["use"], settings.value("use"))
+    factory: Any = references.load(reference)
+    # The settings of a stranger may have the names of any parameters of ours.
+    return references.call(reference, partial(factory, *given, **settings.extras))
 
 
-def _call(factory: Any, reference: str, *given: object, **settings: str) -> Any:
-    try:
-        return factory(*given, **settings)
-    except (Exception, SystemExit) as error:  # a stranger's code, whatever it raises
-        # Without the line above.
-        frames = error.__traceback__ and error.__traceback__.tb_next
-        told = references.traceback_of(error.with_traceback(frames))
-        raise AppImportError(reference, error, told) from error
-
-
-def _reference(settings: Settings, key: str) -> str:
+def _reference(reference: str, said: Value) -> str:
     """Answer a name to import; a file is relative to where it was said."""
-    reference = str(settings[key])
     place, attribute = references.split(reference)
     if not references.is_file(place):
         return reference
-    path = settings.value(key).directory / Path(place).expanduser()
+    path = said.directory / Path(place).expanduser()
     return f"{path}:{attribute}" if attribute else str(path)
 
 
-def _filter(configuration: Configuration, name: str) -> Callable[[Any], Any]:
+def _filter(configuration: Configuration, mount: Settings, name: str) -> Callable[[Any], Any]:
     settings = configuration.filters.get(name)
-    if settings is None:
-        return partial(_call, references.load(name), name)
-    return partial(_made, settings)
+    if settings is not None:
+        return partial(_made, settings)
+    reference = _reference(name, mount.value("filters"))
+    made: Any = references.load(reference)
+    return lambda app: references.call(reference, made, app)
 
 
 # Servers, plugins and logging.
@@ -348,7 +367,23 @@ def _urls(server: ServerAdapter, engine: Engine) -> Iterator[str]:
 def _plugins(configuration: Configuration, engine: Engine) -> Iterator[Any]:
     for settings in configuration.plugins:
         if settings["enabled"]:
-            yield _made(settings, engine)
+            yield _plugin(settings, engine)
+
+
+def _plugin(settings: Settings, engine: Engine) -> Any:
+    plugin = _made(settings, engine)
+    if not all(callable(getattr(plugin, name, None)) for name in ("subscribe", "unsubscribe")):
+        raise NotAPlugin(settings.title, settings.value("use").text, describe(plugin))
+    return plugin
+
+
+def _subscribe(part: Any) -> None:
+    try:
+        references.call(f"{describe(type(part))}.subscribe", part.subscribe)
+    except AppImportError as failure:
+        if isinstance(failure.error, (SitebusError, KeyboardInterrupt)):
+            raise failure.error from None
+        raise
 
 
 def _logging(configuration: Configuration, engine: Engine, site: Site) -> Iterator[Plugin]:
@@ -359,7 +394,8 @@ def _logging(configuration: Configuration, engine: Engine, site: Site) -> Iterat
     if told["config"] is not None:
         logs.configure_by_file(told["config"])
     else:
-        logs.configure(told["level"], told["format"], told["error"])
+        name = configuration.site["name"]
+        logs.configure(told["level"], told["format"], told["error"], site=name)
     access = None
     if told["access"] != "off":
         access = AccessLog(told["access"], "json" if told["format"] == "json" else "combined")
@@ -368,6 +404,7 @@ def _logging(configuration: Configuration, engine: Engine, site: Site) -> Iterat
         name=configuration.site["name"],
         development=configuration.site["development_pages"],
         strict_hosts=configuration.site["strict_hosts"],
+        merge_slashes=configuration.site["merge_slashes"],
         access_log=access or False,
     )
     yield logs.LogBridge(engine, patient=told["level"] != "debug")
@@ -403,27 +440,52 @@ def check(configuration: Configuration) -> list[Finding]:
 
     prepare(configuration)
     site = Site()
+    mounts = [each for each in configuration.mounts if each["enabled"]]
+    used = [configuration.app_of(mount) for mount in mounts]
+    filters = {name for mount in mounts for name in mount["filters"]}
     return [
-        *(_find(configuration, each, site) for each in configuration.mounts if each["enabled"]),
+        *(_find(configuration, each, site) for each in mounts),
+        *(_find_use(each) for each in configuration.apps.values() if each not in used),
+        *(_find_use(each) for name, each in configuration.filters.items() if name not in filters),
         *(_find_plugin(each) for each in configuration.plugins if each["enabled"]),
     ]
 
 
 def _find(configuration: Configuration, settings: Settings, site: Site) -> Finding:
-    place, text = str(settings.place), str(settings["app"])
+    place, text = str(settings.place), settings.value("app").text
     try:
         target = open_application(configuration, settings)
         mount = _mount(configuration, settings, site, target)
     except SitebusError as error:
-        return Finding(place, text, error=error)
+        return _failed(place, text, error)
     framework = mount.framework or target.detected.framework
     return Finding(place, text, mount.interface, framework, target.detected.certain)
 
 
-def _find_plugin(settings: Settings) -> Finding:
-    text = str(settings["use"])
+def _failed(place: str, text: str, error: SitebusError) -> Finding:
+    if isinstance(error, AppImportError) and isinstance(error.error, KeyboardInterrupt):
+        # No bus answers signals here: the operator has waited long enough for an import.
+        raise error.error from None
+    return Finding(place, text, error=error)
+
+
+def _find_use(settings: Settings) -> Finding:
+    """Import what no mount uses; it is made for a mount only."""
+    use = settings.value("use")
     try:
-        references.load(_reference(settings, "use"))
+        references.load(_reference(use.value, use))
     except SitebusError as error:
-        return Finding(settings.title, text, error=error)
+        return _failed(settings.title, use.text, error)
+    return Finding(settings.title, use.text, f"{settings.section.kind}, not used")
+
+
+def _find_plugin(settings: Settings) -> Finding:
+    """Make a plugin and subscribe it, on a bus that nobody starts."""
+    text = settings.value("use").text
+    try:
+        plugin = _plugin(settings, Engine())
+        _subscribe(plugin)
+        references.call(f"{describe(type(plugin))}.unsubscribe", plugin.unsubscribe)
+    except SitebusError as error:
+        return _failed(settings.title, text, error)
     return Finding(settings.title, text, "plugin")

@@ -13,14 +13,33 @@ import requests
 
 from sitebus import State, assembly
 from sitebus.config import Override
-from sitebus.errors import AppImportError, AppNotFound, BindError, CannotWriteLog, StartFailed
+from sitebus.errors import (
+    AppImportError,
+    AppNotFound,
+    BindError,
+    CannotWriteLog,
+    NotAPlugin,
+    StartFailed,
+)
 from sitebus.mounts import Site
+from sitebus.plugins import Plugin
 from sitebus.process import Engine
 
 APPLICATION = """\
 def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [environ["sitebus.mount"].encode()]
+
+def make():
+    return app
+
+class Stubborn:
+    def __init__(self, bus):
+        pass
+    def subscribe(self):
+        raise RuntimeError("no way")
+    def unsubscribe(self):
+        raise RuntimeError("no way back")
 """
 
 Assemble = Callable[..., assembly.Assembly]
@@ -173,13 +192,104 @@ def test_check_loads_everything_and_binds_nothing(assemble: Assemble, tmp_path: 
     """What it says is what a start would meet."""
     (tmp_path / "site.ini").write_text(
         f"{MOUNT}[mount /off]\napp = gone:app\nenabled = no\n[mount /s]\napp = static:.\n"
-        "[mount /x]\napp = gone:app\n[plugin p]\nuse = gone:P\n[plugin q]\nuse = os:getpid\n"
+        "[mount /x]\napp = gone:app\n[plugin p]\nuse = gone:P\n"
+        "[plugin q]\nuse = sitebus.plugins:Plugin\n[plugin n]\nuse = os:getpid\n"
+        "[plugin o]\nuse = builtins:id\n[plugin r]\nuse = assembled_app:Stubborn\n"
+        "[app a]\nuse = gone:a\n[app b]\nuse = os:getpid\n[filter f]\nuse = gone:f\n"
     )
     findings = assembly.check(assembly.read(tmp_path / "site.ini", environ={}))
     assert [(each.place, each.summary) for each in findings] == [
         ("/a", "wsgi CERTAIN"),
         ("/s", "static files (wsgi) CERTAIN"),
         ("/x", "FAILED"),
+        ("[app a]", "FAILED"),
+        ("[app b]", "app, not used"),
+        ("[filter f]", "FAILED"),
         ("[plugin p]", "FAILED"),
         ("[plugin q]", "plugin"),
+        ("[plugin n]", "FAILED"),
+        ("[plugin o]", "FAILED"),
+        ("[plugin r]", "FAILED"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "status"),
+    [("builtins:id", NotAPlugin, 78), ("assembled_app:Stubborn", AppImportError, 70)],
+)
+def test_a_strangers_plugin_that_will_not_be_one_is_told(
+    bus: Engine, assemble: Assemble, use: str, error: type[NotAPlugin], status: int
+) -> None:
+    """And what was subscribed before it is taken off again."""
+    listened = {channel: len(listeners) for channel, listeners in bus.listeners.items()}
+    with pytest.raises(error) as caught:
+        assemble(f"{MOUNT}[plugin p]\nuse = {use}\n")
+    assert caught.value.status == status
+    assert {channel: len(each) for channel, each in bus.listeners.items()} == listened
+    if isinstance(caught.value, AppImportError):
+        assert "no way" in caught.value.traceback_text
+        assert "sitebus" not in caught.value.traceback_text
+
+
+def test_a_plugin_that_cannot_leave_holds_nobody_up(bus: Engine, assemble: Assemble) -> None:
+    """The parts that were subscribed before it still go."""
+    assembled = assemble(MOUNT)
+
+    class Clinging(Plugin):
+        def unsubscribe(self) -> None:
+            raise RuntimeError("no way back")
+
+    assembled.plugins = (Clinging(bus),)
+    assembled.servers = ()
+    assembled.subscribe()
+    assembled.close()
+    assert not bus.listeners["start"]
+
+
+def test_a_certificate_is_read_once_by_a_start(bus: Engine, assemble: Assemble) -> None:
+    """The sockets and files are taken by one listener, and not by the adapter's own as well."""
+    assembled = assemble(MOUNT)
+    names = [getattr(listener, "__qualname__", "") for listener in bus.listeners["start"]]
+    assert [name for name in names if name.endswith(".bind")] == ["Startup.bind"]
+    assembled.start()
+    assert requests.get(f"{assembled.urls()[0]}/a", timeout=10).text == "/a"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("app = static:.\ninterface = wsgi", "static files (wsgi) CERTAIN"),
+        ("app = factory:assembled_app:make\ninterface = wsgi", "wsgi CERTAIN"),
+        ("app = wsgi:assembled_app:make\nfactory = yes", "wsgi CERTAIN"),
+        ("app = assembled_app:make\nfactory = yes\ninterface = wsgi", "wsgi CERTAIN"),
+        ("app = static:.\nfactory = yes", "FAILED"),
+    ],
+)
+def test_interface_and_factory_go_with_every_kind_of_target(
+    assemble: Assemble, tmp_path: Path, text: str, answer: str
+) -> None:
+    """They are settings of their own, not words glued to the target."""
+    (tmp_path / "site.ini").write_text(f"[mount /a]\n{text}\n")
+    (finding,) = assembly.check(assembly.read(tmp_path / "site.ini", environ={}))
+    assert finding.summary == answer
+
+
+def test_a_filter_in_a_file_is_beside_the_file_that_names_it(
+    assemble: Assemble, tmp_path: Path
+) -> None:
+    """As every other path of a site.ini is."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "assembled_filter.py").write_text("def keep(app):\n    return app\n")
+    path = tmp_path / "sub" / "s.ini"
+    path.write_text(
+        f"[site]\npython_path = {tmp_path}\n{MOUNT}filters = assembled_filter.py:keep\n"
+    )
+    (finding,) = assembly.check(assembly.read(path, environ={}))
+    assert finding.summary == "wsgi CERTAIN"
+    sys.modules.pop("assembled_filter", None)
+
+
+def test_slashes_are_merged_when_the_file_says_so(assemble: Assemble) -> None:
+    """What a site can do, its file can say."""
+    assembled = assemble(f"[site]\nmerge_slashes = yes\n{MOUNT}")
+    assert assembled.site.merge_slashes

@@ -46,6 +46,10 @@ class Parser(argparse.ArgumentParser):
         """
         raise UsageError(f"{message}{self._meant(message)}; see {self.prog} --help")
 
+    def format_help(self) -> str:
+        """Answer the help, which shows how an optional value is given: argparse has no such way."""
+        return super().format_help().replace("--check [import]", "--check[=import]")
+
     def _meant(self, message: str) -> str:
         flags = [flag for action in self._actions for flag in action.option_strings]
         wrong = re.search(r"unrecognized arguments: (--[^ =]+)", message)
@@ -161,7 +165,7 @@ def _add_other(parser: Parser) -> None:
     group = parser.add_argument_group("instead of serving")
     group.add_argument(
         "--check",
-        metavar="import",
+        metavar="[import]",
         choices=("values", "import"),
         help="check the configuration; --check=import loads the applications too",
     )

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import sitebus
 from sitebus.cli.console import Banner, Console, MountLine
-from sitebus.config import Configuration
+from sitebus.config import DEFAULT, Configuration
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Priority
 
@@ -42,10 +42,14 @@ class Announcer(Plugin):
             config=str(configuration.path or ""),
             mounts=tuple(MountLine(*line) for line in self.served.mount_lines()),
             urls=self.served.urls(),
+            site=configuration.site["name"],
         )
         if configuration.logging["format"] == "json":
             import logging
 
             logging.getLogger("sitebus").info("serving", extra=banner.record())
         else:
+            if configuration.site.value("name").origin == DEFAULT:
+                # It would say nothing.
+                banner = banner._replace(site="")
             self.console.write(banner.text(self.console))

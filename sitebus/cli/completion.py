@@ -34,6 +34,11 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](parser)
 
 
+def _is_optional(action: argparse.Action) -> bool:
+    """Tell whether the value of a flag may be left out, and else stands behind an equals sign."""
+    return str(action.metavar).startswith("[")
+
+
 def _words(action: argparse.Action) -> str:
     return " ".join(action.choices or ())
 
@@ -44,7 +49,7 @@ def _bash(parser: argparse.ArgumentParser) -> str:
         f"        {'|'.join(action.option_strings)})\n"
         f'            COMPREPLY=($(compgen -W "{_words(action)}" -- "$current")); return;;'
         for action in actions(parser)
-        if action.choices
+        if action.choices and not _is_optional(action)
     ]
     return _BASH.format(
         name=parser.prog.replace("-", "_"),
@@ -64,6 +69,8 @@ def _zsh_line(action: argparse.Action) -> str:
     value = ""
     if action.nargs != 0:
         value = f":value:({_words(action)})" if action.choices else ":value:_files"
+    if _is_optional(action):
+        return f"{action.option_strings[0]}=-'[{help_text}]:{value}'"
     flags = action.option_strings
     group = f"'({' '.join(flags)})'" if len(flags) > 1 else ""
     names = f"{{{','.join(flags)}}}" if len(flags) > 1 else flags[0]
@@ -79,7 +86,7 @@ def _fish_line(prog: str, action: argparse.Action) -> str:
     words = [f"complete -c {prog}"]
     words += [f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in flags]
     if action.choices:
-        words.append(f"-xa '{_words(action)}'")
+        words.append(f"{'-fa' if _is_optional(action) else '-xa'} '{_words(action)}'")
     elif action.nargs != 0:
         words.append("-r")
     help_text = (action.help or "").replace("'", "")

@@ -76,11 +76,12 @@ class Banner(NamedTuple):
     config: str
     mounts: tuple[MountLine, ...]
     urls: tuple[str, ...]
+    site: str = ""
 
     def text(self, console: Console) -> str:
         """Answer the lines for a terminal."""
         title = console.paint(f"sitebus {self.version}", "bold")
-        lines = [f"{title} (pid {self.pid}){f', {self.config}' if self.config else ''}"]
+        lines = [", ".join(filter(None, (f"{title} (pid {self.pid})", self.site, self.config)))]
         lines += table(self.mounts)
         lines += [f"serving on {console.paint(url, 'cyan')}" for url in self.urls]
         lines.append(console.paint("Ctrl-C to stop", "dim"))
@@ -91,6 +92,7 @@ class Banner(NamedTuple):
         return {
             "event": "serving",
             "version": self.version,
+            "site": self.site,
             "config": self.config,
             "mounts": [mount._asdict() for mount in self.mounts],
             "urls": list(self.urls),

@@ -11,50 +11,68 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sitebus import assembly
-from sitebus.cli.banner import Announcer
+from sitebus.cli import streams
 from sitebus.cli.console import Console, wants_colour
+from sitebus.cli.run import run as serve
 from sitebus.cli.serve import report
 from sitebus.config import Override
 from sitebus.errors import AlreadyRunning, ChannelFailures, SitebusError
-from sitebus.plugins.signals import SignalHandler
+from sitebus.plugins.signals import require_main_thread
 from sitebus.process import Engine
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
     from sitebus.mounts import Site
 
+CALL = "sitebus.quickstart()"
 
-def run(engine: Engine, site: Site, settings: Mapping[str, Any]) -> None:
+
+def run(
+    engine: Engine,
+    site: Site,
+    settings: Mapping[str, Any],
+    app: WSGIApplication | None = None,
+    path: str = "/",
+) -> None:
     """Serve *site* until the process is told to end.
 
     Args:
         engine: The process's bus.
         site: What is mounted already.
         settings: Values of the option table by ``section.key``; None leaves the default.
+        app: An application to mount for this time.
+        path: Where.
 
     Raises:
-        SystemExit: It could not start, or did not end well; the reason was printed.
+        SystemExit: It could not start, or did not end well; the reason was printed, and is the
+            cause of this exception if it was an error of ours.
     """
+    streams.open_missing()
+    cause = None
     try:
-        status = _serve(engine, site, settings)
+        status = _serve(engine, site, settings, app, path)
     except (SitebusError, ChannelFailures) as error:
-        status = report(error)
+        status, cause = report(error), error
     if status:
-        raise SystemExit(status)
+        raise SystemExit(status) from cause
 
 
-def _serve(engine: Engine, site: Site, settings: Mapping[str, Any]) -> int:
+def _serve(
+    engine: Engine, site: Site, settings: Mapping[str, Any], app: WSGIApplication | None, path: str
+) -> int:
     if engine.state != engine.machine.initial:
-        raise AlreadyRunning("sitebus.quickstart()", engine.state)
+        raise AlreadyRunning(CALL, engine.state)
+    require_main_thread(CALL)
     given = {place: value for place, value in settings.items() if value is not None}
     configuration = assembly.read(None, overrides=[_override(*each) for each in given.items()])
-    assembled = assembly.assemble(configuration, engine, site)
-    signals = SignalHandler(engine)
-    signals.subscribe()
-    Announcer(engine, assembled, Console(sys.stderr, wants_colour(sys.stderr, "auto"))).subscribe()
+    mounted = None if app is None else site.mount(app, path)
+    console = Console(sys.stderr, wants_colour(sys.stderr, "auto"))
     try:
-        return assembled.run()
+        return serve(CALL, configuration, engine, site, console)
     finally:
-        signals.unsubscribe()
+        if mounted is not None:
+            mounted.unmount()
 
 
 def _override(place: str, value: object) -> Override:

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sitebus.cli import streams
 from sitebus.cli.arguments import PROGRAM, Arguments, build_parser, parse
 from sitebus.cli.console import Console, table, wants_colour
-from sitebus.config import Configuration, Problem
+from sitebus.config import Configuration, Problem, masked
 from sitebus.errors import (
     AppImportError,
+    CannotPrint,
     CannotRead,
     ChannelFailures,
     ConfigErrors,
@@ -31,41 +33,57 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and answer its exit status."""
+    streams.open_missing()
     try:
         return _run(parse(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing may complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0  # whoever read our output has seen enough
     except (SitebusError, ChannelFailures) as error:
         return report(error)
+    finally:
+        streams.settle()
 
 
-def report(error: SitebusError | ChannelFailures) -> int:
-    """Say on standard error what went wrong, and answer the exit status."""
+def report(error: SitebusError | ChannelFailures, hush: Callable[[str], str] = masked) -> int:
+    """Say on standard error what went wrong, and answer the exit status.
+
+    Args:
+        error: What went wrong.
+        hush: Takes the secrets out of a sentence.
+    """
     if isinstance(error, ConfigErrors) and all(map(_is_of_the_command_line, error.problems)):
         # A flag with a wrong value, not a wrong file.
         error = UsageError(str(error).replace("command line ", "").replace("\n", "; "))
     if isinstance(error, ChannelFailures):
-        return max(map(_report_one, error.get_instances()), default=error.status)
-    return _report_one(error)
+        return max((_report_one(each, hush) for each in error.exceptions), default=error.status)
+    return _report_one(error, hush)
 
 
 def _is_of_the_command_line(problem: object) -> bool:
     return isinstance(problem, Problem) and problem.origin.source == "command line"
 
 
-def _report_one(error: Exception) -> int:
-    if isinstance(error, AppImportError):
-        sys.stderr.write(error.traceback_text)
-    if isinstance(error, ConfigErrors):
-        # Each begins with the place, for editors that jump there.
-        print(error, file=sys.stderr)
-    else:
-        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+def _report_one(error: Exception, hush: Callable[[str], str]) -> int:
+    if not _was_told(error):
+        console = Console(sys.stderr)
+        if isinstance(error, AppImportError):
+            console.write(error.traceback_text.rstrip("\n"))
+        if isinstance(error, ConfigErrors):
+            # Each begins with the place, for editors that jump there.
+            console.write(hush(str(error)))
+        else:
+            console.write(f"{PROGRAM}: {hush(' '.join(str(error).split()))}")
     return status_of(error)
+
+
+def _was_told(error: Exception) -> bool:
+    """Tell whether an application's import ended by ``quickstart``, which said why."""
+    left = error.error if isinstance(error, AppImportError) else None
+    return isinstance(left, SystemExit) and isinstance(
+        left.__cause__, (SitebusError, ChannelFailures)
+    )
 
 
 def _run(arguments: Arguments) -> int:
@@ -79,21 +97,40 @@ def _run(arguments: Arguments) -> int:
 
         for name, value in envfile.read(Path(options.env_file)).items():
             os.environ.setdefault(name, value)
-    return _act(arguments, _configuration(arguments, os.environ))
+    configuration = _configuration(arguments, os.environ)
+    try:
+        return _act(arguments, configuration)
+    except (SitebusError, ChannelFailures) as error:
+        return report(error, configuration.hushed)
 
 
 def _about(arguments: Arguments) -> int:
     """Answer what needs no configuration."""
     parser = build_parser()
     if arguments.options.help:
-        print(parser.format_help(), end="")
+        _print(parser.format_help())
     elif arguments.options.version:
-        print(versions())
+        _print(versions())
     else:
         from sitebus.cli.completion import script
 
-        print(script(parser, arguments.options.print_completion), end="")
+        _print(script(parser, arguments.options.print_completion))
     return 0
+
+
+def _print(text: str) -> None:
+    """Write what was asked for to standard output.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+        CannotPrint: it cannot be written.
+    """
+    try:
+        print(text.removesuffix("\n"), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotPrint(error) from error
 
 
 def versions() -> str:
@@ -132,16 +169,16 @@ def _act(arguments: Arguments, configuration: Configuration) -> int:
 
 
 def _print_config(arguments: Arguments, configuration: Configuration) -> int:
-    print(configuration.explain(), end="")
+    _print(configuration.explain())
     return 0
 
 
 def _list_mounts(arguments: Arguments, configuration: Configuration) -> int:
     rows = [
-        (str(mount.place), str(mount["app"]), "" if mount["enabled"] else "(not enabled)")
+        (str(mount.place), mount.value("app").text, "" if mount["enabled"] else "(not enabled)")
         for mount in configuration.mounts
     ]
-    print("\n".join(table(rows, indent="")))
+    _print("\n".join(table(rows, indent="")))
     return 0
 
 
@@ -149,7 +186,7 @@ def _check(arguments: Arguments, configuration: Configuration) -> int:
     _require_mounts(configuration)
     name = str(configuration.path or "the command line")
     if arguments.options.check != "import":
-        print(f"{name}: no mistakes")
+        _print(f"{name}: no mistakes")
         return 0
     from sitebus import assembly
 
@@ -157,9 +194,9 @@ def _check(arguments: Arguments, configuration: Configuration) -> int:
     rows = []
     for finding in assembly.check(configuration):
         if finding.error is not None:
-            status = max(status, _report_one(finding.error))
+            status = max(status, report(finding.error, configuration.hushed))
         rows.append((finding.place, finding.target, finding.summary))
-    print("\n".join(table(rows, indent="")))
+    _print("\n".join(table(rows, indent="")))
     return status
 
 
@@ -183,18 +220,9 @@ def _require_mounts(configuration: Configuration) -> None:
 
 def _serve(arguments: Arguments, configuration: Configuration) -> int:
     _require_mounts(configuration)
-    from sitebus import assembly, engine, site
-    from sitebus.cli.banner import Announcer
-    from sitebus.plugins.signals import SignalHandler
+    from sitebus import engine, site
+    from sitebus.cli.run import run
 
     options = arguments.options
     console = Console(sys.stderr, wants_colour(sys.stderr, options.color))
-    assembled = assembly.assemble(configuration, engine, site)
-    signals = SignalHandler(engine)
-    signals.subscribe()
-    if not options.quiet:
-        Announcer(engine, assembled, console).subscribe()
-    try:
-        return assembled.run()
-    finally:
-        signals.unsubscribe()
+    return run(PROGRAM, configuration, engine, site, None if options.quiet else console)

@@ -5,14 +5,23 @@
 How a configuration becomes a running site is for `sitebus.assembly`.
 """
 
-from sitebus.config.configuration import Configuration, Origin, Problem, Settings, Value
+from sitebus.config.configuration import (
+    DEFAULT,
+    Configuration,
+    Origin,
+    Problem,
+    Settings,
+    Value,
+)
 from sitebus.config.core import TABLE
 from sitebus.config.drafts import Override
 from sitebus.config.headings import parse_place
 from sitebus.config.options import Option, Section, Table
 from sitebus.config.reader import read
+from sitebus.config.texts import masked
 
 __all__ = [
+    "DEFAULT",
     "TABLE",
     "Configuration",
     "Option",
@@ -23,6 +32,7 @@ __all__ = [
     "Settings",
     "Table",
     "Value",
+    "masked",
     "parse_place",
     "read",
 ]

@@ -6,18 +6,17 @@ environment and command line is for `sitebus.config.reader`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sitebus.config.options import Row, Section
+from sitebus.config.texts import MASK, masked
 from sitebus.routing import Place
 
-MASK = "********"
-#: The password of a URL, which is a secret under any key.
-_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):[^\s/@]+@")
+#: A shorter text says nothing, and stands in many a message by chance.
+_SHORTEST_SECRET = 4
 
 
 class Origin(NamedTuple):
@@ -36,7 +35,8 @@ class Origin(NamedTuple):
     def __str__(self) -> str:
         if self.line:
             return f"{self.source}:{self.line}"
-        return f"{self.source} {self.detail}" if self.detail else self.source
+        # A target on the command line may be a URL with a password.
+        return f"{self.source} {masked(self.detail)}" if self.detail else self.source
 
 
 DEFAULT = Origin("default")
@@ -77,10 +77,15 @@ class Value(NamedTuple):
             return MASK
         return masked(self.row.kind.format(self.value))
 
-
-def masked(text: str) -> str:
-    """Answer *text* without the passwords of the URLs in it."""
-    return _PASSWORD.sub(rf"\1:{MASK}@", text)
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """What no message may repeat: nothing, unless the value is a secret."""
+        if not self.secret or self.value is None:
+            return ()
+        parts = self.value if isinstance(self.value, tuple) else (self.value,)
+        whole = [part if isinstance(part, str) else str(part) for part in parts]
+        # Behind a scheme, as in static:FOLDER, the rest is told alone.
+        return (*whole, *(text.partition(":")[2] for text in whole))
 
 
 class Settings(Mapping[str, Any]):
@@ -226,6 +231,11 @@ class Configuration:
         """Each ``[app]`` by its name."""
         return {each.name: each for each in self.several("app")}
 
+    def app_of(self, mount: Settings) -> Settings | None:
+        """Answer the ``[app]`` that a mount names; None where it names something else."""
+        kind, _, name = str(mount.get("app", "")).partition(":")
+        return self.apps.get(name) if kind == "app" else None
+
     @property
     def filters(self) -> Mapping[str, Settings]:
         """Each ``[filter]`` by its name."""
@@ -235,6 +245,20 @@ class Configuration:
     def plugins(self) -> tuple[Settings, ...]:
         """Each ``[plugin]``."""
         return self.several("plugin")
+
+    def hushed(self, message: str) -> str:
+        """Answer *message* without what this configuration keeps secret."""
+        hidden = {
+            text
+            for settings in self.all
+            for value in settings.details
+            if settings.section.row(value.row.name) is not None
+            for text in value.hidden
+            if len(text) >= _SHORTEST_SECRET
+        }
+        for text in sorted(hidden, key=len, reverse=True):
+            message = message.replace(text, MASK)
+        return masked(message)
 
     def explain(self) -> str:
         """Answer the whole configuration as a file would say it, each value with its origin."""

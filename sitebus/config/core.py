@@ -6,7 +6,9 @@ An adapter, a plugin or a room adds its own where the site is put together.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from sitebus.addresses import Address
@@ -27,13 +29,15 @@ from sitebus.config.kinds import (
     BadValue,
     Choice,
     Context,
+    Duration,
     FilePath,
     Integer,
 )
 from sitebus.config.options import Option, Section, Table
+from sitebus.config.texts import MASK, cut
 from sitebus.errors import nearest
 
-ENVIRONMENTS = ("development", "production", "embedded")
+ENVIRONMENTS = ("development", "production")
 
 _FILE = FilePath("file")
 _DIRECTORY = FilePath("directory")
@@ -50,7 +54,7 @@ def _name(text: str) -> str:
 SITE = Section(
     "site",
     (
-        Option("name", TEXT, "site", "The site's name, for logs and process titles."),
+        Option("name", TEXT, "site", "The site's name, in the banner and in logs of JSON lines."),
         Option(
             "environment",
             Choice(*ENVIRONMENTS),
@@ -71,6 +75,12 @@ SITE = Section(
             BOOLEAN,
             False,
             "Refuse requests for a host that no mount names, rather than use the mounts of any.",
+        ),
+        Option(
+            "merge_slashes",
+            BOOLEAN,
+            False,
+            "Redirect a request with several slashes in a row to the path with single ones.",
         ),
         Option(
             "development_pages",
@@ -95,7 +105,7 @@ SERVER = Section(
         ),
         Option("threads", Integer(1, 4096), 10, "Requests served at the same time."),
         Option("backlog", Integer(1, 65535), 1024, "Connections that may wait to be accepted."),
-        Option("timeout", DURATION, 10.0, "How long a silent connection is kept."),
+        Option("timeout", Duration(0.01), 10.0, "How long a silent connection is kept."),
         Option(
             "drain_timeout", DURATION, 30.0, "How long a stop waits for requests to be finished."
         ),
@@ -109,6 +119,7 @@ SERVER = Section(
     argument="NAME",
     default_name="main",
     heading=_name,
+    opened_by="bind",
 )
 
 MOUNT = Section(
@@ -145,6 +156,7 @@ MOUNT = Section(
     argument="PATH",
     default_name=None,
     heading=parse_place,
+    opened_by="app",
 )
 
 _USE = Option("use", REFERENCE, None, "a callable to import, such as module:name.", required=True)
@@ -157,6 +169,7 @@ APP = Section(
     default_name=None,
     free=True,
     heading=_name,
+    opened_by="use",
 )
 
 FILTER = Section(
@@ -167,6 +180,7 @@ FILTER = Section(
     default_name=None,
     free=True,
     heading=_name,
+    opened_by="use",
 )
 
 PLUGIN = Section(
@@ -177,6 +191,7 @@ PLUGIN = Section(
     default_name=None,
     free=True,
     heading=_name,
+    opened_by="use",
 )
 
 LOGGING = Section(
@@ -215,11 +230,31 @@ TABLE = Table((SITE, SERVER, MOUNT, APP, FILTER, PLUGIN, LOGGING, ENV))
 
 
 def _known_apps(configuration: Configuration) -> Iterator[Problem]:
-    """``app = app:NAME`` names an ``[app NAME]``."""
+    """``app = app:NAME`` names an ``[app NAME]``, or else something of a module named ``app``.
+
+    Many an application is ``app`` in ``app.py``. Where a section has nearly that name, it is meant.
+    """
     for mount in configuration.mounts:
-        app = str(mount.get("app", ""))
-        if app.startswith("app:"):
-            yield from _named(mount, "app", app[4:], configuration.apps)
+        kind, _, name = str(mount.get("app", "")).partition(":")
+        if kind != "app" or configuration.app_of(mount) is not None:
+            continue
+        if nearest(name[:60], configuration.apps) or not _is_module(kind, configuration):
+            yield from _named(mount, "app", name, configuration.apps)
+
+
+def _is_module(name: str, configuration: Configuration) -> bool:
+    """Tell whether a module could be imported, without importing it."""
+    places = map(str, configuration.site.get("python_path", ()))
+    return name in sys.modules or PathFinder.find_spec(name, [*places, *sys.path]) is not None
+
+
+def _made_once(configuration: Configuration) -> Iterator[Problem]:
+    """What an ``[app]`` makes is an application, and no factory of one."""
+    for mount in configuration.mounts:
+        app = configuration.app_of(mount)
+        if app is not None and mount.get("factory"):
+            message = f"factory: {app.title} is called already; leave it out"
+            yield Problem(mount.value("factory").origin, message)
 
 
 def _known_filters(configuration: Configuration) -> Iterator[Problem]:
@@ -237,7 +272,9 @@ def _named(mount: Settings, key: str, name: str, known: Iterable[str]) -> Iterat
     kind = key.removesuffix("s")
     near = nearest(name[:60], names)
     hint = f" - did you mean {near!r}?" if near else ""
-    yield Problem(mount.value(key).origin, f"{key}: there is no section [{kind} {name[:60]}]{hint}")
+    value = mount.value(key)
+    shown = MASK if value.secret else cut(name)
+    yield Problem(value.origin, f"{key}: there is no section [{kind} {shown}]{hint}")
 
 
 def _whole_certificates(configuration: Configuration) -> Iterator[Problem]:
@@ -258,12 +295,15 @@ def _one_server_each(configuration: Configuration) -> Iterator[Problem]:
                 continue
             if other is server:
                 continue
+            value = server.value("bind")
             where = f"{other.title} at {other.value('bind').origin}"
-            yield Problem(server.value("bind").origin, f"bind: {address} is {where} already")
+            shown = MASK if value.secret else address
+            yield Problem(value.origin, f"bind: {shown} is {where} already")
 
 
 CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     _known_apps,
+    _made_once,
     _known_filters,
     _whole_certificates,
     _one_server_each,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sitebus.config.configuration import DEFAULT, Origin, Problem
 from sitebus.config.options import Section, Table
 from sitebus.config.sources import Source, Sources
+from sitebus.config.texts import cut, short
 from sitebus.config.tokens import Heading, Mistake, Token
 from sitebus.errors import SitebusError, nearest
 
@@ -120,7 +121,7 @@ class Drafts:
 
     def _open(self, kind: str, name: str, origin: Origin) -> Draft | None:
         """Answer a draft for a heading; None when there is no such section to check it by."""
-        section = self.table.find(kind, name)
+        section = self.table.find(kind)
         if section is None:
             near = nearest(kind[:60], self.table.kinds)
             hint = f" - did you mean [{near}]?" if near else f"; there are {self._kinds()}"
@@ -182,13 +183,16 @@ class Drafts:
         for override in overrides:
             origin = Origin("command line", detail=override.flag)
             kind, name = split_heading(override.section)
+            if override.section.strip().endswith("."):
+                self.problem(origin, f"nothing follows the dot of {short(override.section)}")
+                continue
             draft = self._wanted(kind, name, origin)
             if draft is not None:
                 self._lay(draft, Entry(override.key, override.text, origin, self.here))
 
     def _wanted(self, kind: str, name: str, origin: Origin) -> Draft | None:
         """Answer the draft that a heading names, a new one if need be."""
-        section = self.table.find(kind, name)
+        section = self.table.find(kind)
         if section is None:
             return self._open(kind, name, origin)
         several = [draft for (each, _), draft in self.known.items() if each == kind]
@@ -221,6 +225,8 @@ class Drafts:
 
     def complete(self) -> None:
         """Add the headings that nobody wrote and the rows they bring; drop what nobody knows."""
+        for draft in list(self.known.values()):
+            self._refuse_misspelled(draft)
         self._add_unwritten()
         for draft in (*self.known.values(), *self.stray):
             self._bring(draft)
@@ -228,6 +234,19 @@ class Drafts:
                 if draft.section.row_for(key) is None:
                     self.problem(entry.origin, _unknown_key(draft, entry.key, key, self.table))
                     del draft.entries[key]
+
+    def _refuse_misspelled(self, draft: Draft) -> None:
+        """Refuse a section that only an override has, and that does not look like a new one."""
+        kind, opening = draft.section.kind, draft.section.opened_by
+        drafts = [each for each in self.known.values() if each.section.kind == kind]
+        names = [each.name for each in drafts if each.origin.line]
+        if draft.origin.line or not names or opening in ("", *draft.entries):
+            return
+        del self.known[draft.identity]
+        near = nearest(draft.name[:60], names)
+        hint = f" - did you mean [{kind} {near}]?" if near else f"; a new one needs {opening!r}"
+        self.problem(draft.origin, f"the file has no section {title(draft)}{hint}")
+        self._astray(draft)
 
     def _bring(self, draft: Draft) -> None:
         row = draft.section.row(draft.section.brings_by)
@@ -243,7 +262,7 @@ class Drafts:
 
     def _add_unwritten(self) -> None:
         for section in self.table.sections:
-            if section.builtin or section.default_name is None:
+            if section.default_name is None:
                 continue
             if all(kind != section.kind for kind, _ in self.known):
                 draft = Draft(section, section.default_name, section.default_name, DEFAULT)
@@ -289,13 +308,3 @@ def _unknown_key(draft: Draft, spelled: str, key: str, table: Table) -> str:
         return f"{said} - it belongs in {' or '.join(dict.fromkeys(homes))}"
     near = nearest(key[:60], [row.name for row in section.rows])
     return f"{said} - did you mean {near!r}?" if near else said
-
-
-def cut(text: str) -> str:
-    """Answer a text short enough for a message."""
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def short(text: str) -> str:
-    """Answer a text short enough for a message, in quotes."""
-    return repr(cut(text))

@@ -6,6 +6,7 @@ What a place may be is for `sitebus.routing`; here the two halves are told apart
 
 from __future__ import annotations
 
+from sitebus.config.texts import cut, short
 from sitebus.errors import BadHost, BadPrefix
 from sitebus.routing import Place
 
@@ -22,20 +23,12 @@ def parse_place(text: str) -> Place:
     try:
         return Place.of(slash + path, host or None)
     except BadPrefix as error:
-        raise ValueError(f"mount path {_short(slash + path)}: {error.reason}") from error
+        raise ValueError(f"mount path {short(slash + path)}: {error.reason}") from error
     except BadHost as error:
-        raise ValueError(f"mount host {_short(host)}: {error.reason}") from error
+        raise ValueError(f"mount host {short(host)}: {error.reason}") from error
 
 
 def _without_slash(text: str) -> str:
     # A dot or a colon makes a host's name of it: the prefix is what is missing.
     meant = f"{text}/" if "." in text or ":" in text or text == "localhost" else f"/{text}"
-    return f"mount path {_short(text)} must contain '/' - did you mean [mount {_cut(meant)}]?"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _short(text: str) -> str:
-    return repr(_cut(text))
+    return f"mount path {short(text)} must contain '/' - did you mean [mount {cut(meant)}]?"

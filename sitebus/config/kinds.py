@@ -123,9 +123,8 @@ class Integer(Kind[int]):
 
 
 class Duration(Kind[float]):
-    """A length of time, in seconds once it is read."""
+    """A length of time between two bounds, in seconds once it is read."""
 
-    expected = "a duration such as 10s, 500ms, 5m or 1h"
     metavar = "DURATION"
     units: ClassVar[dict[str, float]] = {
         "": 1.0,
@@ -136,12 +135,22 @@ class Duration(Kind[float]):
         "d": 86400.0,
     }
 
+    def __init__(self, lowest: float = 0.0, highest: float = 86400.0) -> None:
+        self.lowest = lowest
+        self.highest = highest
+        least = f"at least {self.format(lowest)} and " if lowest else ""
+        most = f"{least}at most {self.format(highest)}"
+        self.expected = f"a duration such as 10s, 500ms, 5m or 1h, {most}"
+
     def parse(self, text: str, context: Context) -> float:
         """Read a number and its unit; seconds when there is none."""
         number, unit = _number_and_unit(text)
         if number is None or unit not in self.units:
             raise self.bad()
-        return number * self.units[unit]
+        seconds = number * self.units[unit]
+        if not self.lowest <= seconds <= self.highest:
+            raise self.bad()
+        return seconds
 
     def format(self, value: float) -> str:
         """Write the largest unit that gives a whole number."""
@@ -210,12 +219,10 @@ class Choice(Kind[str]):
 class FilePath(Kind[Path]):
     """A path, relative to the file that names it."""
 
-    expected = "a path"
-    metavar = "PATH"
-
     def __init__(self, must_be: str = "") -> None:
         """Take any path, or only one that is a ``file`` or a ``directory`` already."""
         self.must_be = must_be
+        self.expected = f"the path of a {must_be} that is there" if must_be else "a path"
         self.metavar = {"file": "FILE", "directory": "DIRECTORY"}.get(must_be, "PATH")
 
     def parse(self, text: str, context: Context) -> Path:

@@ -4,8 +4,8 @@ An `Option` is a row: a key, its kind, its default and a sentence of help.
 A `Section` is a kind of heading with its rows, a `Table` all of them.
 The reader checks files against the table, the command line turns ``-o`` and its flags into entries
 of it, and ``--print-config`` and the docs are written from it; nothing is declared twice.
-Which rows the core has is told in `sitebus.config.core`; a plugin, an adapter or a room brings its
-own with `Table.with_rows`.
+Which rows the core has is told in `sitebus.config.core`; an adapter or a room brings its own with
+`Section.with_rows` and `Table.with_section`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Section(NamedTuple):
         free: keys it does not know are taken as text, and handed on.
         exact_keys: keys are told apart by case and hyphens, as environment variables are.
         heading: reads the argument into what the heading means; raises ValueError.
-        builtin: a name this section is for, with rows of its own.
+        opened_by: what an override has to say for a section that the file does not have.
         brings_by: a setting whose text decides on more rows, as ``adapter`` does.
         brings: answers these rows for that text; raises SitebusError.
     """
@@ -119,7 +119,7 @@ class Section(NamedTuple):
     free: bool = False
     exact_keys: bool = False
     heading: Callable[[str], object] = str
-    builtin: str = ""
+    opened_by: str = ""
     brings_by: str = ""
     brings: Callable[[str], Iterable[Row]] = _nothing
 
@@ -131,8 +131,7 @@ class Section(NamedTuple):
     @property
     def title(self) -> str:
         """The heading as the docs write it."""
-        inner = f"{self.kind} {self.builtin or self.argument}".strip()
-        return f"[{inner}]"
+        return f"[{self.kind} {self.argument}]" if self.argument else f"[{self.kind}]"
 
     def with_rows(self, rows: Iterable[Row]) -> Section:
         """Answer a section that has *rows* too.
@@ -168,7 +167,7 @@ class Table:
     __slots__ = ("_sections",)
 
     def __init__(self, sections: Iterable[Section]) -> None:
-        self._sections = {(section.kind, section.builtin): section for section in sections}
+        self._sections = {section.kind: section for section in sections}
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -178,24 +177,15 @@ class Table:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The first words of headings."""
-        return tuple(dict.fromkeys(kind for kind, _ in self._sections))
+        return tuple(self._sections)
 
-    def find(self, kind: str, name: str = "") -> Section | None:
-        """Answer the section of a heading: the one for that very name before the general one."""
-        return self._sections.get((kind, name)) or self._sections.get((kind, ""))
-
-    def builtins(self, kind: str) -> tuple[str, ...]:
-        """Answer the names that have a section of their own."""
-        return tuple(name for each, name in self._sections if each == kind and name)
+    def find(self, kind: str) -> Section | None:
+        """Answer the section whose headings begin with *kind*."""
+        return self._sections.get(kind)
 
     def with_section(self, section: Section) -> Table:
         """Answer a table that has *section* as well, or instead of the one with its heading."""
-        kept = {**self._sections, (section.kind, section.builtin): section}
-        return Table(kept.values())
-
-    def with_rows(self, kind: str, rows: Iterable[Row]) -> Table:
-        """Answer a table whose section *kind* has *rows* too."""
-        return self.with_section(self._sections[kind, ""].with_rows(rows))
+        return Table((self._sections | {section.kind: section}).values())
 
     def homes(self, key: str) -> list[Section]:
         """Answer the sections that know *key*: where a setting in the wrong place belongs."""

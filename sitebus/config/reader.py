@@ -15,32 +15,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sitebus.config import core
-from sitebus.config.configuration import (
-    DEFAULT,
-    MASK,
-    Configuration,
-    Problem,
-    Settings,
-    Value,
-    masked,
-)
+from sitebus.config.configuration import DEFAULT, Configuration, Problem, Settings, Value
 from sitebus.config.drafts import (
     Draft,
     Drafts,
     Entry,
     Override,
-    cut,
     open_draft,
-    short,
     split_heading,
     title,
 )
 from sitebus.config.interpolation import CannotExpand, Expanded, Scope, expand
-from sitebus.config.kinds import Context
+from sitebus.config.kinds import BadValue, Context
 from sitebus.config.options import Row, Table, is_secret_name
+from sitebus.config.texts import MASK, cut, masked, short
 from sitebus.errors import ConfigErrors, nearest
 
 _CHAIN = 50
+
+#: A setting's place: two headings may have the same name, by mistake, and are two drafts.
+_Place = tuple[Draft, str]
 
 
 class _AlreadyTold(ValueError):
@@ -84,8 +78,10 @@ class _Reader:
     def __init__(self, drafts: Drafts) -> None:
         self.drafts = drafts
         self.problem = drafts.problem
-        self._expanded: dict[tuple[str, str, str], Expanded | None] = {}
-        self._expanding: list[tuple[str, str, str]] = []
+        self._values: dict[_Place, Value | None] = {}
+        #: None for what could not be expanded, which was told.
+        self._expanded: dict[_Place, Expanded | None] = {}
+        self._expanding: list[_Place] = []
 
     def finish(self, path: Path | None) -> Configuration:
         problems = self.drafts.problems
@@ -99,8 +95,9 @@ class _Reader:
         for check in core.CHECKS:
             problems.extend(check(configuration))
         if problems:
-            problems.sort(key=self._place)
-            raise ConfigErrors(problems)
+            # Files are included before settings are read: both may find the same.
+            told = sorted(dict.fromkeys(problems), key=self._place)
+            raise ConfigErrors(told)
         return configuration
 
     def _place(self, problem: Problem) -> tuple[int, int]:
@@ -119,7 +116,7 @@ class _Reader:
         row = section.row("environment") if section else None
         if draft is None or row is None:
             return ""
-        value = self._value(draft, row, "environment", "", quiet=True)
+        value = self._value(draft, row, "environment", "")
         return str(value.value) if value else str(row.default)
 
     def _settings(self, draft: Draft, environment: str, complete: bool = True) -> Settings:
@@ -132,25 +129,24 @@ class _Reader:
                 values[key] = value
         return Settings(draft.section, draft.name, draft.heading, draft.origin, values)
 
-    def _value(
-        self, draft: Draft, row: Row, key: str, environment: str, quiet: bool = False
-    ) -> Value | None:
+    def _value(self, draft: Draft, row: Row, key: str, environment: str) -> Value | None:
         entry = draft.entries.get(key)
         if entry is None:
             return self._default(draft, row, environment)
+        place = draft, key
+        if place not in self._values:
+            self._values[place] = self._read(draft, row, key, entry)
+        return self._values[place]
+
+    def _read(self, draft: Draft, row: Row, key: str, entry: Entry) -> Value | None:
         try:
             expanded = self._expand(draft, key, entry)
         except _AlreadyTold:
             return None
-        except CannotExpand as error:
-            if not quiet:
-                self.problem(entry.origin, f"{cut(entry.key)}: {error}")
-            return None
         try:
             return self._parsed(row, entry, expanded)
         except ValueError as error:
-            if not quiet:
-                self.problem(entry.origin, _wrong(row, entry, expanded, str(error)))
+            self.problem(entry.origin, _wrong(row, entry, expanded, error))
             return None
 
     def _parsed(self, row: Row, entry: Entry, expanded: Expanded) -> Value:
@@ -187,26 +183,34 @@ class _Reader:
     def _expand(self, draft: Draft, key: str, entry: Entry) -> Expanded:
         if "$" not in entry.text:
             return Expanded(entry.text)
-        place = (*draft.identity, key)
+        place = draft, key
         if place in self._expanding or len(self._expanding) > _CHAIN:
             raise CannotExpand(self._circle(place))
         if place not in self._expanded:
-            self._expanded[place] = None
-            self._expanding.append(place)
-            try:
-                self._expanded[place] = expand(entry.text, self._scope(entry.directory))
-            finally:
-                self._expanding.pop()
+            self._expanded[place] = self._expand_or_tell(place, entry)
         found = self._expanded[place]
         if found is None:
             raise _AlreadyTold
         return found
 
-    def _circle(self, place: tuple[str, str, str]) -> str:
+    def _expand_or_tell(self, place: _Place, entry: Entry) -> Expanded | None:
+        self._expanding.append(place)
+        try:
+            return expand(entry.text, self._scope(entry.directory))
+        except _AlreadyTold:
+            return None
+        except CannotExpand as error:
+            self.problem(entry.origin, f"{cut(entry.key)}: {error}")
+            return None
+        finally:
+            self._expanding.pop()
+
+    def _circle(self, place: _Place) -> str:
+        """Say how the setting that is being expanded comes back to itself by way of *place*."""
         if place not in self._expanding:
             return f"it goes through more than {_CHAIN} other settings"
-        path = [*self._expanding[self._expanding.index(place) :], place]
-        names = " -> ".join(cut(_reference(each)) for each in path[:8])
+        path = [self._expanding[-1], *self._expanding[self._expanding.index(place) :]]
+        names = " -> ".join(cut(_reference(*each)) for each in path[:8])
         return f"it refers to itself: {names}"
 
     def _lookup(self, heading: str, key: str) -> Expanded:
@@ -226,7 +230,7 @@ class _Reader:
         return Expanded("" if value is None or value.value is None else value.text)
 
     def _referred(self, kind: str, name: str) -> Draft | None:
-        section = self.drafts.table.find(kind, name)
+        section = self.drafts.table.find(kind)
         if section is None:
             return None
         try:
@@ -235,9 +239,13 @@ class _Reader:
             return None
 
 
-def _wrong(row: Row, entry: Entry, expanded: Expanded, expected: str) -> str:
+def _wrong(row: Row, entry: Entry, expanded: Expanded, error: ValueError) -> str:
     """Say what is wrong with a value, without telling a secret."""
-    shown = MASK if expanded.secret or row.secret else masked(expanded.text)
+    secret = expanded.secret or row.secret
+    shown = MASK if secret else masked(expanded.text)
+    # What a kind says of a text may repeat it.
+    hush = secret and isinstance(error, BadValue)
+    expected = f"expected {row.kind.expected}" if hush else str(error)
     words = getattr(row.kind, "words", ())
     near = nearest(shown[:60].lower(), words)
     hint = f" - did you mean {near!r}?" if near else ""
@@ -246,6 +254,6 @@ def _wrong(row: Row, entry: Entry, expanded: Expanded, expected: str) -> str:
     return f"{cut(entry.key)} = {short(shown)}: {expected}{hint}"
 
 
-def _reference(place: tuple[str, str, str]) -> str:
-    kind, name, key = place
+def _reference(draft: Draft, key: str) -> str:
+    kind, name = draft.identity
     return f"{kind} {name}:{key}" if name else f"{kind}:{key}"

@@ -21,6 +21,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sitebus.config.texts import short
+
 
 class Heading(NamedTuple):
     """A ``[kind argument]`` line."""
@@ -95,7 +97,7 @@ def _whole(setting: Setting, more: list[str]) -> Setting:
 
 
 def _indented(text: str) -> str:
-    return f"{_short(text)} is indented, and there is no setting above it to go on with"
+    return f"{short(text)} is indented, and there is no setting above it to go on with"
 
 
 def _token(line: str, number: int) -> Token:
@@ -106,22 +108,18 @@ def _token(line: str, number: int) -> Token:
         return _heading(line, number)
     match = _KEY.match(line)
     if match is None or match.end() == len(line):
-        return Mistake(number, f"{_short(line)} is neither a [section] nor a key = value")
+        return Mistake(number, f"{short(line)} is neither a [section] nor a key = value")
     key = match[0].rstrip(" \t")
     if re.search(r"\s", key):
-        return Mistake(number, f"{_short(key)} cannot be the name of a setting: it has a space")
+        return Mistake(number, f"{short(key)} cannot be the name of a setting: it has a space")
     return Setting(number, key, line[match.end() + 1 :].strip(" \t"))
 
 
 def _heading(line: str, number: int) -> Token:
     if not line.endswith("]"):
         hint = " (comments need their own line)" if "]" in line else ""
-        return Mistake(number, f"heading {_short(line)} must end with ']'{hint}", True)
+        return Mistake(number, f"heading {short(line)} must end with ']'{hint}", True)
     words = line[1:-1].split(None, 1)
     if not words:
         return Mistake(number, "heading [] names no section", True)
     return Heading(number, words[0].lower(), words[1].strip() if len(words) > 1 else "")
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -103,7 +104,11 @@ _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, pid, message, traceback, and any ``extra``."""
+    """One JSON object a line: time, level, site, logger, pid, message, traceback, any ``extra``."""
+
+    def __init__(self, site: str = "") -> None:
+        super().__init__()
+        self.site = site
 
     def format(self, record: logging.LogRecord) -> str:
         """Write *record* as one line."""
@@ -116,6 +121,8 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        if self.site:
+            said["site"] = self.site
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)
         said.update((key, value) for key, value in vars(record).items() if key not in _USUAL)
@@ -127,7 +134,38 @@ def _time(seconds: float) -> str:
     return f"{whole}.{int(seconds % 1 * 1000):03}Z"
 
 
-class LogFile(logging.FileHandler):
+class LogStream(logging.StreamHandler[TextIO]):
+    """A stream whose failures are told once: a full disk is no reason for a traceback a line.
+
+    Attributes:
+        lost: how many lines could not be written.
+    """
+
+    name_of_stream = "standard error"
+    lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Count a line that could not be written, and tell of the first."""
+        self.lost += 1
+        if self.lost == 1:
+            error = sys.exc_info()[1]
+            _last_resort(f"sitebus: cannot write the log {self.name_of_stream}: {error}\n")
+
+    def close(self) -> None:
+        """Close it, whether or not the last lines can still be written."""
+        with suppress(OSError, ValueError):
+            super().close()
+
+
+def _last_resort(text: str) -> None:
+    """Write to the process's own standard error, if there is one and it takes anything."""
+    if sys.__stderr__ is not None:
+        with suppress(OSError, ValueError):
+            sys.__stderr__.write(text)
+            sys.__stderr__.flush()
+
+
+class LogFile(LogStream, logging.FileHandler):
     """A file that can be opened again under its name."""
 
     def __init__(self, path: str | Path) -> None:
@@ -137,9 +175,10 @@ class LogFile(logging.FileHandler):
             CannotWriteLog: it cannot be opened.
         """
         try:
-            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+            logging.FileHandler.__init__(self, path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise CannotWriteLog(str(path), error) from error
+        self.name_of_stream = repr(str(path))
 
     def reopen(self) -> None:
         """Open the file again; go on with the old one if that fails."""
@@ -147,8 +186,10 @@ class LogFile(logging.FileHandler):
         self.acquire()
         before, self.stream = self.stream, stream
         self.release()
+        self.lost = 0
         if before is not None:
-            before.close()
+            with suppress(OSError):
+                before.close()
 
 
 def configure(
@@ -158,6 +199,7 @@ def configure(
     *,
     stream: TextIO | None = None,
     logger: logging.Logger | None = None,
+    site: str = "",
 ) -> logging.Handler:
     """Give the ``sitebus`` loggers one place to write to, instead of the one they had.
 
@@ -167,13 +209,14 @@ def configure(
         destination: a file's path, ``-`` for *stream*, or ``off``.
         stream: standard error if left out.
         logger: the logger, if not ``sitebus``.
+        site: the site's name, for each line of JSON.
 
     Raises:
         CannotWriteLog: the file cannot be opened.
     """
     logger = logger or logging.getLogger(LOGGER)
     handler = _handler(destination, stream)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(site) if format == "json" else TextFormatter())
     unconfigure(logger)
     logger.addHandler(handler)
     logger.setLevel(LEVELS[level])
@@ -197,7 +240,9 @@ def _handler(destination: str, stream: TextIO | None) -> logging.Handler:
     if destination == "off":
         return logging.NullHandler()
     if destination == "-":
-        return logging.StreamHandler(stream or sys.stderr)
+        shown = stream or sys.stderr
+        # A program without a console has no standard error.
+        return logging.NullHandler() if shown is None else LogStream(shown)
     return LogFile(destination)
 
 

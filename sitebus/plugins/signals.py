@@ -31,7 +31,7 @@ class SignalHandler(Plugin):
         Raises:
             NotMainThread: Python lets only the main thread of a process do so.
         """
-        self._require_main_thread("subscribe")
+        require_main_thread("SignalHandler.subscribe()")
         super().subscribe()
         for number in ENDING:
             if number not in self._before:
@@ -39,7 +39,7 @@ class SignalHandler(Plugin):
 
     def unsubscribe(self) -> None:
         """Give the signals back, unless somebody else took them meanwhile."""
-        self._require_main_thread("unsubscribe")
+        require_main_thread("SignalHandler.unsubscribe()")
         super().unsubscribe()
         for number, before in self._before.items():
             # Bound methods are equal, never identical.
@@ -51,7 +51,13 @@ class SignalHandler(Plugin):
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.bus.interrupt()
 
-    def _require_main_thread(self, call: str) -> None:
-        thread = threading.current_thread()
-        if thread is not threading.main_thread():
-            raise NotMainThread(f"SignalHandler.{call}", thread.name)
+
+def require_main_thread(call: str) -> None:
+    """Refuse *call* in any other thread.
+
+    Raises:
+        NotMainThread: this is not the main thread.
+    """
+    thread = threading.current_thread()
+    if thread is not threading.main_thread():
+        raise NotMainThread(call, thread.name)

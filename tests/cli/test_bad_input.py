@@ -50,6 +50,11 @@ INI = "[server]\nbind = 127.0.0.1:0\n[mount /]\napp = hello:app\n"
         ("static:gone", 66, "gone"),
         ("hello:app --access-log gone/access.log", 73, "gone/access.log"),
         ("hello:app -o logging.error=gone/error.log", 73, "gone/error.log"),
+        ("-o server..threads=3 hello:app", 64, "nothing follows the dot of 'server.'"),
+        ("-o server.timeout=30d hello:app", 64, "at most 1d"),
+        ("-o server.linger=2d hello:app", 64, "at most 1d"),
+        ("-o site.environment=embedded hello:app", 64, "expected development or production"),
+        ("redirect:ftp://u:hunt/er@2@h/", 78, "'redirect:ftp://u:********@h/'"),
         ("-o server.adapter=cherot hello:app", 64, "did you mean 'cheroot'?"),
         ("-o server.tls_cert=hello.py hello:app", 78, "hello.py"),
     ],
@@ -248,3 +253,23 @@ def test_a_reader_that_has_seen_enough_is_no_error(directory: Path) -> None:
         child.stdout.close()
         assert child.stderr.read() == b""
         assert child.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "sentence"),
+    [
+        ("[logging]\naccess = /gone/${file:pw}\n", 73, "cannot write the log '********'"),
+        ("[server]\nbind = unix:/gone/${file:pw}\n", 69, "cannot listen on ********"),
+        ("[server]\ntls_cert = ${file:pw}\n", 78, "tls_cert = '********': expected"),
+    ],
+)
+def test_an_error_repeats_no_secret(
+    command: Command, directory: Path, text: str, status: int, sentence: str
+) -> None:
+    """It is written to a log that others read."""
+    (directory / "pw").write_text("hunter2")
+    (directory / "site.ini").write_text(f"{text}[mount /]\napp = hello:app\n")
+    done = command("site.ini")
+    assert sentence in done.stderr
+    assert "hunter2" not in done.stderr
+    assert done.returncode == status

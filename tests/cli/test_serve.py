@@ -175,6 +175,24 @@ def test_the_banner_says_what_is_served(start: Start) -> None:
     assert "\033[" not in site.output
 
 
+def test_the_banner_names_the_site_and_no_secret(start: Start, directory: Path) -> None:
+    """It is the first thing in a log."""
+    (directory / "pw").write_text("hunter2")
+    (directory / "site.ini").write_text(
+        "[site]\nname = shop\n[mount /]\napp = redirect:https://u:${file:pw}@h/\n"
+    )
+    site = start("site.ini")
+    site.wait_for_output("Ctrl-C")
+    assert f"(pid {site.pid}), shop, site.ini" in site.output
+    assert "hunter2" not in site.output
+
+
+def test_an_application_named_app_is_found(start: Start, directory: Path) -> None:
+    """As the frameworks' own tutorials name it."""
+    (directory / "app.py").write_text((directory / "hello.py").read_text())
+    assert get(start("app:app"), "/x") == "|/x"
+
+
 def test_colours_are_forced(start: Start) -> None:
     """For logs that are looked at in a browser that knows them."""
     site = start("hello:app", FORCE_COLOR="1")
@@ -280,7 +298,7 @@ def test_help_tells_every_flag(command: Command) -> None:
     """In groups, with the exit statuses at the end."""
     done = command("-h")
     assert done.returncode == 0
-    for part in ("the site:", "the server:", "--bind", "--check", "Exit status:"):
+    for part in ("the site:", "the server:", "--bind", "--check[=import]  ", "Exit status:"):
         assert part in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
 
@@ -294,6 +312,8 @@ def test_a_completion_script_knows_every_flag(command: Command, shell: str) -> N
     done = command("--print-completion", shell)
     for flag in ("bind", "print-config", "color", "log-format"):
         assert flag in done.stdout
+    # Bash would complete the target after it, which is none of its words.
+    assert "--check)" not in done.stdout
     program = shutil.which(shell)
     if program:
         subprocess.run([program, "-n"], input=done.stdout, text=True, check=True)

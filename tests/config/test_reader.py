@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sitebus.config import Configuration, Option, Override, Table, read
+from sitebus.config import Configuration, Option, Override, Table, masked, read
 from sitebus.config.core import TABLE
 from sitebus.config.kinds import Integer
 from sitebus.errors import CannotRead, ConfigErrors, ForeignFile, UnknownServer
@@ -276,7 +276,10 @@ def test_a_paste_file_is_recognised(ini: Reader) -> None:
 
 def test_rooms_bring_rows(ini: Reader) -> None:
     """An adapter's own settings are checked like the core's, and the core's table stays."""
-    table = TABLE.with_rows("server", [Option("shards", Integer(1, 8), 2, "How many shards.")])
+    server = TABLE.find("server")
+    assert server is not None
+    row = Option("shards", Integer(1, 8), 2, "How many shards.")
+    table = TABLE.with_section(server.with_rows([row]))
     assert ini("[server]\nshards = 3\n", table=table).servers[0]["shards"] == 3
     assert problems(ini, "[server]\nshards = 3\n") == [
         "site.ini:2: [server] has no setting 'shards' - did you mean 'threads'?"
@@ -417,3 +420,104 @@ def test_any_environment_and_flag_too(environ: dict[str, str], text: str) -> Non
     except ConfigErrors as error:
         said = str(error)
     assert said
+
+
+def test_app_is_a_module_where_no_section_has_the_name(ini: Reader, tmp_path: Path) -> None:
+    """``app:app`` is what half of all applications are called."""
+    (tmp_path / "app.py").touch()
+    assert ini("[mount /]\napp = app:app\n").mounts[0]["app"] == "app:app"
+    both = ini("[mount /]\napp = app:app\n[app app]\nuse = a:b\n")
+    assert both.app_of(both.mounts[0]) is both.apps["app"]
+    assert problems(ini, "[mount /]\napp = app:blog\n[app blogs]\nuse = a:b\n") == [
+        "site.ini:2: app: there is no section [app blog] - did you mean 'blogs'?"
+    ]
+    (tmp_path / "app.py").unlink()
+    assert problems(ini, "[mount /]\napp = app:app\n") == [
+        "site.ini:2: app: there is no section [app app]"
+    ]
+
+
+def test_what_is_made_by_a_section_is_no_factory(ini: Reader) -> None:
+    """It would be called twice, the second time as if it were one."""
+    text = "[mount /]\napp = app:a\nfactory = yes\n[app a]\nuse = x:y\n"
+    assert problems(ini, text) == ["site.ini:3: factory: [app a] is called already; leave it out"]
+
+
+def test_what_others_depend_on_is_told_once_and_where_it_stands(ini: Reader) -> None:
+    """A broken setting that another one looks at first is broken all the same."""
+    unset = "environment variable 'NOPE' is not set (${env:NAME:-default} has a default)"
+    text = (
+        "[site]\nenvironment = ${env:NOPE}\ndevelopment_pages = ${site:environment}\n"
+        "name = ${server:adapter}\n[server]\nadapter = ${env:NOPE}\n"
+    )
+    assert problems(ini, text) == [
+        f"site.ini:2: environment: {unset}",
+        f"site.ini:6: adapter: {unset}",
+    ]
+
+
+@pytest.mark.parametrize("key", ["timeout", "drain_timeout"])
+def test_a_wait_has_an_end(ini: Reader, key: str) -> None:
+    """Operating systems count such times in few bits."""
+    assert "at most 1d" in problems(ini, f"[server]\n{key} = 30d\n")[0]
+
+
+def test_a_misspelled_section_of_an_override_is_no_new_one(ini: Reader) -> None:
+    """It would open a second door, and nobody would know."""
+    text = "[server admin]\nbind = :1\n[mount /wiki]\napp = a:b\n"
+    assert problems(
+        ini,
+        text,
+        Override("server.admn", "threads", "3", "-o"),
+        Override("mount /wikki", "slash", "strict", "-o"),
+        Override("server.", "threads", "3", "-o"),
+        SITEBUS_SERVER_ZZZ__THREADS="3",
+    ) == [
+        "command line -o: nothing follows the dot of 'server.'",
+        "environment SITEBUS_SERVER_ZZZ__THREADS: the file has no section [server zzz]; "
+        "a new one needs 'bind'",
+        "command line -o: the file has no section [server admn] - did you mean [server admin]?",
+        "command line -o: the file has no section [mount /wikki] - did you mean [mount /wiki]?",
+    ]
+    two = ini(text, Override("server.more", "bind", ":2", "-o"))
+    assert [server.name for server in two.servers] == ["admin", "more"]
+
+
+def test_messages_and_origins_keep_secrets_too(ini: Reader, tmp_path: Path) -> None:
+    """A log is read by more people than the file that the secret is in."""
+    (tmp_path / "pw").write_text("hunter2")
+    said = ini(
+        "[server]\nbind = unix:/run/${file:pw}\n[logging]\naccess = /var/${file:pw}\n"
+        "[mount /]\napp = redirect:https://u:${file:pw}@h/\n",
+        Override(
+            "mount /b", "app", "redirect:https://u:hun/t@er2@h/", "/b=redirect:https://u:hunter2@h/"
+        ),
+    )
+    assert "hunter2" not in said.explain()
+    assert "hun/t@er2" not in said.explain()
+    assert said.hushed("no /var/hunter2, nor unix:/run/hunter2") == "no ********, nor ********"
+    assert problems(ini, "[server]\ntls_cert = ${file:pw}\n") == [
+        "site.ini:2: tls_cert = '********': expected the path of a file that is there"
+    ]
+    assert "hunter2" not in problems(ini, "[mount /]\napp = app:${file:pw}\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("pg://me:pw@db/x", "pg://me:********@db/x"),
+        ("pg://me:p/w@x@db/x y@z", "pg://me:********@db/x y@z"),
+        ("a://:p@h,b://u:q@i c://h/", "a://:********@h,b://u:********@i c://h/"),
+        ("a://u:x://y@h", "a://u:********@h"),
+        ("me@example.org http://h/", "me@example.org http://h/"),
+    ],
+)
+def test_the_passwords_of_urls_are_masked(text: str, shown: str) -> None:
+    """Whatever characters are in them, and no more than they."""
+    assert masked(text) == shown
+
+
+def test_masking_does_not_take_long() -> None:
+    """A line may be a megabyte."""
+    for text in ("@" + "://a:" * 200_000, "a,b://" * 200_000 + "@", "://u:p@" * 100_000):
+        assert _timed(lambda text=text: masked(text)) < 1  # type: ignore[misc]

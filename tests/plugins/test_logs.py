@@ -165,3 +165,33 @@ def test_a_formatter_bears_any_extra() -> None:
     """What cannot be written as JSON is written as text."""
     record = logging.makeLogRecord({"msg": "x", "odd": {1, 2}, "nan": float("nan")})
     assert "{1, 2}" in JsonFormatter().format(record)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_disk_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """A traceback for each line would fill the next disk."""
+    handler = logs.configure(destination="/dev/full")
+    logger = logging.getLogger("sitebus")
+    for number in range(3):
+        logger.info("line %s", number)
+    assert isinstance(handler, LogFile)
+    assert handler.lost == 3
+    logs.unconfigure()
+    assert capfd.readouterr().err == (
+        "sitebus: cannot write the log '/dev/full': [Errno 28] No space left on device\n"
+    )
+
+
+def test_a_program_without_a_terminal_logs_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows programs and some daemons have no standard error at all."""
+    monkeypatch.setattr("sys.stderr", None)
+    logs.configure()
+    logging.getLogger("sitebus").error("nobody hears this")
+
+
+def test_json_lines_name_the_site() -> None:
+    """The lines of several sites are often collected in one place."""
+    stream = io.StringIO()
+    logs.configure("info", "json", stream=stream, site="shop")
+    logging.getLogger("sitebus").info("hello")
+    assert json.loads(stream.getvalue())["site"] == "shop"

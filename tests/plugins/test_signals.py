@@ -77,7 +77,7 @@ def test_another_thread_is_told_why_it_cannot() -> None:
     thread = threading.Thread(target=subscribe, name="worker-1")
     thread.start()
     thread.join()
-    assert "SignalHandler.subscribe works only in the main thread" in str(raised[0])
+    assert "SignalHandler.subscribe() works only in the main thread" in str(raised[0])
     assert "'worker-1'" in str(raised[0])
 
 

@@ -1,0 +1,77 @@
+"""quickstart: what it refuses is one sentence, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.helpers import PATIENCE, environment
+
+BEGIN = """\
+import sys, threading
+import sitebus
+from hello import app
+
+def left():
+    return [*map(str, sitebus.site.mounts), *(c for c, l in sitebus.engine.listeners.items() if l)]
+
+"""
+
+
+def run(directory: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    (directory / "program.py").write_text(BEGIN + program)
+    return subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "sentence"),
+    [
+        ("sitebus.quickstart(5)", 78, "5 is not an application"),
+        ("sitebus.quickstart(app, 'x')", 78, "cannot mount at 'x'"),
+        ("sitebus.mount(app); sitebus.quickstart(app)", 78, "two mounts want /"),
+        ("sitebus.quickstart(app, thread=3)", 64, "did you mean 'threads'?"),
+    ],
+)
+def test_a_mistake_is_one_sentence(directory: Path, call: str, status: int, sentence: str) -> None:
+    """From code as from the command line."""
+    done = run(directory, call)
+    (told,) = done.stderr.splitlines()
+    assert sentence in told
+    assert done.returncode == status
+
+
+def test_another_thread_leaves_nothing_behind(directory: Path) -> None:
+    """It cannot answer signals there, so nothing is put together in the first place."""
+    done = run(
+        directory,
+        "thread = threading.Thread(target=sitebus.quickstart, args=(app,))\n"
+        "thread.start(); thread.join()\nprint(left())\n",
+    )
+    (told,) = done.stderr.splitlines()
+    assert "sitebus.quickstart() works only in the main thread" in told
+    assert done.stdout == "[]\n"
+
+
+def test_a_program_that_serves_itself_is_told_so_once(command: Command, directory: Path) -> None:
+    """It works alone, and its import must not try to serve within the site."""
+    (directory / "own.py").write_text(
+        "import sitebus\nfrom hello import app\nsitebus.quickstart(app)\n"
+    )
+    done = command("own.py", "-b", "127.0.0.1:0")
+    (told,) = done.stderr.splitlines()
+    assert "only under if __name__" in told
+    assert done.returncode == 70
