@@ -6,9 +6,11 @@ left on the bus whatever happens.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 
 from sitebus import assembly
+from sitebus.cli import streams
 from sitebus.cli.banner import Announcer
 from sitebus.cli.console import Console
 from sitebus.config import Configuration
@@ -44,4 +46,9 @@ def run(
         for guest in guests:
             leaving.callback(guest.unsubscribe)
             guest.subscribe()
-        return assembled.run()
+        status = assembled.run()
+    if engine.stragglers:
+        # The interpreter would wait for them for ever. They had their time, and were named.
+        streams.settle()
+        os._exit(status)
+    return status

@@ -323,3 +323,23 @@ def test_arguments_may_stand_in_any_order(command: Command) -> None:
     """Between targets, too."""
     done = command("--list-mounts", "/=hello:app", "-t", "3", "/b=hello:app", "--check")
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_thread_that_never_ends_does_not_hold_the_process(
+    site_process: Callable[..., SiteProcess], tmp_path: Path
+) -> None:
+    """The second signal cuts the wait short; the interpreter would wait for ever."""
+    (tmp_path / "holding.py").write_text(
+        "import threading\n"
+        "threading.Thread(target=threading.Event().wait, name='holding on').start()\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return []\n"
+    )
+    child = site_process("holding:app", "-b", "127.0.0.1:0", cwd=tmp_path)
+    child.wait_for_output("serving on")
+    child.signal()
+    child.wait_for_output("Waiting for thread holding on")
+    child.signal()
+    assert child.wait() == 70
+    assert "Leaving thread holding on behind" in child.output
