@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sitebus.access import AccessLog
 from sitebus.mounts import Site
+from sitebus.mounts.access import AccessLog
 
 Environ = dict[str, Any]
 Loop = Callable[[Any, Environ, int], float]

@@ -31,7 +31,7 @@ autodoc_preserve_defaults = True
 nitpick_ignore_regex += [
     ("py:class", r"(?!sitebus\b).*"),
     ("py:exc", r"(?!sitebus\b).*"),
-    ("py:class", r"sitebus\.(plugins\.Method|socketfiles\.SocketFile)"),
+    ("py:class", r"sitebus\.(plugins\.Method|sockets\.files\.SocketFile)"),
 ]
 
 # Dashes stay as they are typed: options begin with two of them.

@@ -387,7 +387,7 @@ def _subscribe(part: Any) -> None:
 
 
 def _logging(configuration: Configuration, engine: Engine, site: Site) -> Iterator[Plugin]:
-    from sitebus.access import AccessLog
+    from sitebus.mounts.access import AccessLog
     from sitebus.plugins import logs
 
     told = configuration.logging

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from sitebus import pages, references
+from sitebus import references
 from sitebus.errors import AppFileNotFound, BadReference, NotAnApplication, nearest
 from sitebus.interfaces import Detected, Interface, describe, detect
+from sitebus.mounts import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from sitebus.access import AccessLog
 from sitebus.errors import CannotWriteLog
 from sitebus.mounts import Site
+from sitebus.mounts.access import AccessLog
 from tests.wsgi_helpers import ask, environ_of, nothing, saying, served
 
 LINE = re.compile(
@@ -248,7 +248,7 @@ def test_a_full_disk_costs_lines_and_no_response(caplog: pytest.LogCaptureFixtur
         for _ in range(5):
             assert ask(site.wsgi, "/app").code == 200
     assert log.lost == 5
-    [record] = [each for each in caplog.records if each.name == "sitebus.access"]
+    [record] = [each for each in caplog.records if each.name == "sitebus.mounts.access"]
     assert record.levelno == logging.ERROR
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sitebus import addresses
-from sitebus.addresses import Address
 from sitebus.errors import BadAddress
+from sitebus.sockets import addresses
+from sitebus.sockets.addresses import Address
 
 FORMS = {
     "127.0.0.1:8080": "127.0.0.1:8080",

@@ -15,7 +15,8 @@ from wsgiref.validate import validator
 import pytest
 
 from sitebus.errors import ResponseBroken, ResponseRefused
-from sitebus.isolation import (
+from sitebus.mounts import Mount, Site
+from sitebus.mounts.isolation import (
     GOOD_NAMES,
     GOOD_STATUSES,
     GOOD_VALUES,
@@ -23,7 +24,6 @@ from sitebus.isolation import (
     check_header,
     check_status,
 )
-from sitebus.mounts import Mount, Site
 from tests.wsgi_helpers import ask, environ_of, nothing, saying, served
 
 PLAIN = [("Content-Type", "text/plain")]

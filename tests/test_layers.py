@@ -21,14 +21,10 @@ ROWS = (
     ("assembly",),
     ("control", "relay", "servers"),
     ("plugins",),
-    ("process", "mounts", "access", "targets", "bridges", "config"),
+    ("process", "mounts", "targets", "bridges", "config"),
     ("bus", "channels", "walk", "sockets", "interfaces", "references", "reexec"),
-    # What the bus, the sockets and the site are made of.
-    (
-        *("listeners", "mailbox", "loop", "deadline"),
-        *("addresses", "holders", "refusals", "handdown", "socketfiles"),
-        *("routing", "isolation", "cookies", "pages"),
-    ),
+    # What the bus is made of.
+    ("listeners", "mailbox", "loop", "deadline"),
     ("machine", "errors"),
 )
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sitebus.errors import BadHost, BadPrefix
 from sitebus.mounts import Site
-from sitebus.routing import Place, Prefixes, Table, normal_prefix, wire_prefix
+from sitebus.mounts.routing import Place, Prefixes, Table, normal_prefix, wire_prefix
 from tests.wsgi_helpers import environ_of
 
 SEGMENTS = st.sampled_from(["a", "b", "ab", "app", "é", "a b", "x"])

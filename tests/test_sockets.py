@@ -17,11 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitebus import holders, socketfiles
-from sitebus.addresses import Address
 from sitebus.errors import BadAddress, BadInheritance, BindError, BindNotPermitted
-from sitebus.handdown import HandDown, Origin
-from sitebus.sockets import BACKLOG, Listener, Sockets
+from sitebus.sockets import BACKLOG, Listener, Sockets, files, holders
+from sitebus.sockets.addresses import Address
+from sitebus.sockets.handdown import HandDown, Origin
 from tests.helpers import Child, nothing_left, open_descriptors, wait_for
 
 LINUX = sys.platform.startswith("linux")
@@ -426,7 +425,7 @@ def test_a_failure_after_binding_leaves_no_file(
     def refuse(self: object, mode: object, owner: object) -> None:
         raise PermissionError(errno.EPERM, "not yours to give")
 
-    monkeypatch.setattr(socketfiles.SocketFile, "permit", refuse)
+    monkeypatch.setattr(files.SocketFile, "permit", refuse)
     with pytest.raises(BindNotPermitted):
         sockets.bind(f"unix:{tmp_path}/s", owner=(12345, 12345))
     assert not list(tmp_path.iterdir())
@@ -436,7 +435,7 @@ def test_a_directory_locked_for_good_is_an_error(
     sockets: Sockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A start that hangs says nothing to anybody."""
-    monkeypatch.setattr(socketfiles, "LOCK_PATIENCE", 0.02)
+    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.02)
     other = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -455,9 +454,9 @@ def test_between_bind_and_listen_nobody_else_may_look(
 
     A child forked in that moment must not keep the directory locked afterwards.
     """
-    monkeypatch.setattr(socketfiles, "LOCK_PATIENCE", 0.02)
+    monkeypatch.setattr(files, "LOCK_PATIENCE", 0.02)
     path = tmp_path / "s"
-    permit = socketfiles.SocketFile.permit
+    permit = files.SocketFile.permit
     reader, writer = os.pipe()
     children: list[int] = []
 
@@ -471,10 +470,10 @@ def test_between_bind_and_listen_nobody_else_may_look(
         os.read(reader, 1)
         os._exit(0)
 
-    monkeypatch.setattr(socketfiles.SocketFile, "permit", intrude)
+    monkeypatch.setattr(files.SocketFile, "permit", intrude)
     try:
         listener = sockets.bind(f"unix:{path}")
-        monkeypatch.setattr(socketfiles.SocketFile, "permit", permit)
+        monkeypatch.setattr(files.SocketFile, "permit", permit)
         assert accepts(listener)
         sockets.bind(f"unix:{tmp_path}/other")
     finally:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from sitebus.config import TABLE, Override, parse_place
 from sitebus.errors import UsageError, nearest
-from sitebus.routing import Place
+from sitebus.mounts.routing import Place
 
 PROGRAM = "sitebus-serve"
 _CONFIG = re.compile(r".+\.(ini|cfg|conf)", re.IGNORECASE)

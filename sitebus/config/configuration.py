@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sitebus.config.options import Row, Section
 from sitebus.config.texts import MASK, masked
-from sitebus.routing import Place
+from sitebus.mounts.routing import Place
 
 #: A shorter text says nothing, and stands in many a message by chance.
 _SHORTEST_SECRET = 4

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from sitebus.addresses import Address
 from sitebus.config.configuration import Configuration, Problem, Settings
 from sitebus.config.headings import parse_place
 from sitebus.config.kinds import (
@@ -36,6 +35,7 @@ from sitebus.config.kinds import (
 from sitebus.config.options import Option, Section, Table
 from sitebus.config.texts import MASK, cut
 from sitebus.errors import nearest
+from sitebus.sockets.addresses import Address
 
 ENVIRONMENTS = ("development", "production")
 

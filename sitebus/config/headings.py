@@ -1,14 +1,14 @@
 """What stands in a ``[mount ...]`` heading: a prefix, and the host and port it is for.
 
 ``/wiki``, ``docs.example.org/wiki``, ``*.example.org:8443/api``, ``[::1]:8080/``.
-What a place may be is for `sitebus.routing`; here the two halves are told apart.
+What a place may be is for `sitebus.mounts.routing`; here the two halves are told apart.
 """
 
 from __future__ import annotations
 
 from sitebus.config.texts import cut, short
 from sitebus.errors import BadHost, BadPrefix
-from sitebus.routing import Place
+from sitebus.mounts.routing import Place
 
 
 def parse_place(text: str) -> Place:

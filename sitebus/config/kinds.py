@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
-from sitebus.addresses import Address
 from sitebus.errors import BadAddress
+from sitebus.sockets.addresses import Address
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
 
-from sitebus.access import AccessLog
 from sitebus.errors import BadLogConfig, CannotWriteLog
+from sitebus.mounts.access import AccessLog
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine
 

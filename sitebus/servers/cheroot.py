@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sitebus.addresses import EVERYWHERE, Address
 from sitebus.config.kinds import DURATION, TEXT
 from sitebus.config.options import Option, Row
 from sitebus.errors import BadServerOption, ServerEnded, SitebusError
 from sitebus.process import Engine, Priority
 from sitebus.servers.base import BindAddr, ServerAdapter, channel_for, prioritized
 from sitebus.servers.connections import Door
+from sitebus.sockets.addresses import EVERYWHERE, Address
 
 if TYPE_CHECKING:
     import ssl
@@ -268,7 +268,7 @@ class CherootServer(ServerAdapter):
 
 
 def _checked_header(text: str) -> str:
-    from sitebus.isolation import check_header
+    from sitebus.mounts.isolation import check_header
 
     try:
         check_header(("Server", text))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sitebus.config import parse_place
-from sitebus.routing import Place
+from sitebus.mounts.routing import Place
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sitebus.config import Configuration, Option, Override, Table, masked, read
 from sitebus.config.core import TABLE
 from sitebus.config.kinds import Integer
 from sitebus.errors import CannotRead, ConfigErrors, ForeignFile, UnknownServer
-from sitebus.routing import Place
+from sitebus.mounts.routing import Place
 
 Reader = Callable[..., Configuration]
 EMPTY: Mapping[str, str] = {}

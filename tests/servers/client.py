@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from http.client import HTTPResponse
 from typing import Any, NamedTuple, Self
 
-from sitebus.addresses import Address, native
+from sitebus.sockets.addresses import Address, native
 
 PATIENCE = 10.0
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from sitebus.addresses import Address
 from sitebus.errors import EX_SOFTWARE, Interrupted, PortNotFreed, ServerEnded, ServerMissing
 from sitebus.machine import State
 from sitebus.process import Engine, ProcessBus
 from sitebus.servers import ServerAdapter
+from sitebus.sockets.addresses import Address
 from tests.helpers import wait_for
 from tests.servers.client import Client, hello
 from tests.servers.conftest import Logged

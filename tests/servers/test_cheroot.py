@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from sitebus.addresses import Address
 from sitebus.errors import EX_SOFTWARE, BadServerOption, BindError
 from sitebus.process import Engine
 from sitebus.servers.cheroot import CherootServer
+from sitebus.sockets.addresses import Address
 from tests.helpers import open_descriptors, wait_for
 from tests.servers.client import Client, hello
 from tests.servers.conftest import Gate, Logged, Serve

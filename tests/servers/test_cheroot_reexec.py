@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sitebus.addresses import Address
+from sitebus.sockets.addresses import Address
 from tests.helpers import Child, wait_for
 from tests.servers.client import Client
 

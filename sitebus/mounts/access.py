@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sitebus.errors import CannotWriteLog
-from sitebus.isolation import Stream
+from sitebus.mounts.isolation import Stream
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -163,7 +163,7 @@ def _json_line() -> Callable[[WSGIEnvironment, str, str, int, float, str], bytes
 
 def _rebuilt_uri(environ: WSGIEnvironment) -> str:
     """For servers that do not tell what was asked for verbatim."""
-    from sitebus.pages import quoted
+    from sitebus.mounts.pages import quoted
 
     path = quoted(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
     query = environ.get("QUERY_STRING")

@@ -24,10 +24,10 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from sitebus import addresses, handdown, refusals, socketfiles
-from sitebus.addresses import Address
-from sitebus.handdown import HandDown, Origin, Passed
-from sitebus.socketfiles import SocketFile
+from sitebus.sockets import addresses, files, handdown, refusals
+from sitebus.sockets.addresses import Address
+from sitebus.sockets.files import SocketFile
+from sitebus.sockets.handdown import HandDown, Origin, Passed
 
 __all__ = ["BACKLOG", "Address", "HandDown", "Listener", "Passed", "Sockets"]
 
@@ -315,8 +315,8 @@ def _listen_unix(
             sock.bind(addresses.native(asked))
             sock.listen(backlog)
         else:
-            permissions = socketfiles.PRIVATE if mode is None else mode
-            file = socketfiles.listen(sock, asked.path, backlog, permissions, owner)
+            permissions = files.PRIVATE if mode is None else mode
+            file = files.listen(sock, asked.path, backlog, permissions, owner)
     except OSError as error:
         sock.close()
         raise refusals.refused(asked, error) from error

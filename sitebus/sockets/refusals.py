@@ -6,9 +6,9 @@ import errno
 import os
 from typing import NamedTuple
 
-from sitebus import holders
-from sitebus.addresses import Address
 from sitebus.errors import BindError, BindNotPermitted, Holder
+from sitebus.sockets import holders
+from sitebus.sockets.addresses import Address
 
 _PRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 

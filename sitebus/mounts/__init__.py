@@ -15,10 +15,10 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
-from sitebus import pages
-from sitebus.cookies import narrowing_cookies
 from sitebus.errors import BadMountOption, DuplicateMount, InterfaceNotServed, NotAnApplication
-from sitebus.isolation import (
+from sitebus.mounts import pages
+from sitebus.mounts.cookies import narrowing_cookies
+from sitebus.mounts.isolation import (
     GOOD_NAMES,
     GOOD_STATUSES,
     GOOD_VALUES,
@@ -34,13 +34,13 @@ from sitebus.isolation import (
     record_safely,
     streamed,
 )
-from sitebus.routing import Place, Table, wire_prefix
+from sitebus.mounts.routing import Place, Table, wire_prefix
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from sitebus.access import AccessLog
     from sitebus.interfaces import Interface
+    from sitebus.mounts.access import AccessLog
 
     Filter = Callable[[WSGIApplication], WSGIApplication]
     OnError = Callable[["Mount", WSGIEnvironment, BaseException], object]
@@ -319,7 +319,7 @@ class Site:
     def _logged(self, serve: Serve, name: str) -> Serve:
         if self.access_log is None:
             return serve
-        from sitebus.access import logging_requests
+        from sitebus.mounts.access import logging_requests
 
         return logging_requests(serve, name, self.access_log)
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from sitebus.addresses import Address
 from sitebus.errors import BadAddress, BadInheritance, CannotRestart
+from sitebus.sockets.addresses import Address
 
 if sys.platform != "win32":
     import fcntl

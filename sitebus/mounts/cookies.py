@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sitebus import pages
+from sitebus.mounts import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
