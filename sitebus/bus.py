@@ -11,8 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sitebus.channels import HURRY, LOOK, Channels
 from sitebus.errors import Interrupted, SitebusError, Unreachable
@@ -22,8 +21,7 @@ from sitebus.mailbox import receive
 from sitebus.walk import Command, Entered, Walk
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """What a bus was like at one moment."""
 
     id: str

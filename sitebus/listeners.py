@@ -10,9 +10,8 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSet
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 Listener = Callable[..., Any]
 
@@ -75,8 +74,7 @@ class Subscription:
             self.longest = seconds
 
 
-@dataclass(frozen=True)
-class ListenerDescription:
+class ListenerDescription(NamedTuple):
     """One listener as `Bus.describe` saw it; durations in seconds, None where none was taken."""
 
     name: str

@@ -7,10 +7,10 @@ failure is a row too. This module decides which steps exist; `sitebus.bus` takes
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: What every bus can say, whatever its states.
 COMMON_CHANNELS = ("graceful", "log", "main")
@@ -107,12 +107,29 @@ class Graph(dict[Hop, AnyState]):
         return {target for start, target in self if start == source}
 
 
-def _no_states() -> Mapping[AnyState, AnyState]:
-    return MappingProxyType({})
+#: The default of a mapping that a life may leave out.
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Machine:
+class _Life(NamedTuple):
+    """The fields of a `Machine`."""
+
+    edges: tuple[Edge, ...]
+    initial: AnyState
+    channels: Mapping[AnyState, str]
+    news: frozenset[AnyState] = frozenset()
+    unwind: Mapping[AnyState, AnyState] = NOTHING
+    preemptible: frozenset[AnyState] = frozenset()
+    roles: Mapping[str, str] = NOTHING
+    running: AnyState = None
+    resting: AnyState = None
+    extra_channels: tuple[str, ...] = COMMON_CHANNELS
+    closing: str | None = None
+    announcement: str = "Bus state: {}"
+    closing_line: str = ""
+
+
+class Machine(_Life):
     """A life: its rows, and what they mean for the bus that lives it.
 
     Attributes:
@@ -131,26 +148,15 @@ class Machine:
         closing_line: The log line once the last state's work is done.
     """
 
-    edges: tuple[Edge, ...]
-    initial: AnyState
-    channels: Mapping[AnyState, str]
-    news: frozenset[AnyState] = frozenset()
-    unwind: Mapping[AnyState, AnyState] = field(default_factory=_no_states)
-    preemptible: frozenset[AnyState] = frozenset()
-    roles: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    running: AnyState = None
-    resting: AnyState = None
-    extra_channels: tuple[str, ...] = COMMON_CHANNELS
-    closing: str | None = None
-    announcement: str = "Bus state: {}"
-    closing_line: str = ""
-    graph: Graph = field(init=False, compare=False)
-    final: frozenset[AnyState] = field(init=False, compare=False)
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The next state on the shortest way between any two, failures left out."""
+        return Graph.from_rows(self.edges)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "graph", Graph.from_rows(self.edges))
-        sources = {edge.source for edge in self.edges}
-        object.__setattr__(self, "final", frozenset(self.states - sources))
+    @functools.cached_property
+    def final(self) -> frozenset[AnyState]:
+        """The states that nothing leads out of."""
+        return frozenset(self.states - {edge.source for edge in self.edges})
 
     @classmethod
     def from_dicts(

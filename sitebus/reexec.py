@@ -23,7 +23,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from sitebus.errors import CannotRestart, NotMainThread
@@ -103,8 +102,7 @@ class Program(NamedTuple):
         return None
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command line that can be run again."""
 
     executable: str

@@ -7,8 +7,7 @@ unwinds to, and only then raises what went wrong.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus.errors import CommandCancelled, Unreachable
 from sitebus.listeners import ERROR
@@ -18,15 +17,13 @@ if TYPE_CHECKING:
     from sitebus.bus import Bus
 
 
-@dataclass(frozen=True)
-class Entered:
+class Entered(NamedTuple):
     """Told on arrival in a state, before its listeners run."""
 
     state: AnyState
 
 
-@dataclass(frozen=True)
-class Settled:
+class Settled(NamedTuple):
     """Told when the listeners of a state have run."""
 
     state: AnyState

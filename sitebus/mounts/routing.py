@@ -12,19 +12,20 @@ did not change, so a reader that took the old one sees either the old site or th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sitebus.errors import BadHost, BadPrefix
 
 T = TypeVar("T")
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 #: How many different ``Host`` values are remembered; clients choose them, so there is an end.
 _REMEMBERED_HOSTS = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a mount is: any host and any port unless said."""
 
     prefix: str
@@ -156,12 +157,11 @@ def _checked_port(port: int | None, host: str | None) -> int | None:
     return port
 
 
-@dataclass(frozen=True, slots=True)
-class _Node(Generic[T]):
+class _Node(NamedTuple, Generic[T]):
     """One segment of a prefix: what is mounted there, and the segments that can follow."""
 
     entry: T | None = None
-    children: Mapping[str, _Node[T]] = field(default_factory=dict)
+    children: Mapping[str, _Node[T]] = NOTHING
 
     def with_entry(self, segments: list[str], entry: T) -> _Node[T]:
         if not segments:
@@ -181,24 +181,23 @@ class _Node(Generic[T]):
         return _Node(self.entry, children)
 
 
-@dataclass(frozen=True, slots=True)
-class Prefixes(Generic[T]):
+class Prefixes(NamedTuple, Generic[T]):
     """The entries of one host, by prefix; the longest prefix of whole segments wins."""
 
-    entries: Mapping[str, T] = field(default_factory=dict)
+    entries: Mapping[str, T] = NOTHING
     #: The entries whose prefix is one segment, by that segment.
-    segments: Mapping[str, T] = field(default_factory=dict)
+    segments: Mapping[str, T] = NOTHING
     #: The length of the longest prefix, and the number of its segments.
     longest: int = 0
     depth: int = 0
-    _root: _Node[T] = field(default_factory=_Node)
+    root: _Node[T] = _Node()
 
     def find(self, path: str) -> tuple[T | None, int]:
         """Answer the entry for *path* and the length of its prefix; (None, 0) if there is none.
 
         From the left, never further than the longest prefix: a long path costs no more.
         """
-        node = self._root
+        node = self.root
         best, length, end = node.entry, 0, 0
         # One character more than the longest prefix, so that a segment cut short fits nothing.
         before, *segments = path[: self.longest + 1].split("/", self.depth + 1)
@@ -222,7 +221,7 @@ class Prefixes(Generic[T]):
             {**self.segments, prefix[1:]: entry} if depth == 1 else self.segments,
             max(self.longest, len(prefix)),
             max(self.depth, depth),
-            self._root.with_entry(prefix.split("/")[1:], entry),
+            self.root.with_entry(prefix.split("/")[1:], entry),
         )
 
     def without_entry(self, prefix: str) -> Prefixes[T]:
@@ -233,7 +232,7 @@ class Prefixes(Generic[T]):
             {known[1:]: entry for known, entry in entries.items() if known.count("/") == 1},
             max(map(len, entries), default=0),
             max((known.count("/") for known in entries), default=0),
-            self._root.without_entry(prefix.split("/")[1:]),
+            self.root.without_entry(prefix.split("/")[1:]),
         )
 
 
