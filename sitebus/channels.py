@@ -96,8 +96,12 @@ class Channels:
         Without a listener, answer a decorator. The default priority is ``listener.priority`` or
         50; equal ones run in order of subscription. Subscribing again changes the priority.
         """
+        if not isinstance(channel, str) and callable(channel):
+            raise TypeError('subscribe needs the name of a channel: @bus.subscribe("start")')
         if listener is None:
             return functools.partial(self._decorate, channel, priority)
+        if not callable(listener):
+            raise TypeError(f"a listener is callable, and {listener!r} is not")
         self._listeners.subscribe(channel, listener, priority)
         return None
 

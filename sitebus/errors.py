@@ -577,7 +577,7 @@ class UnclearInterface(SitebusError):
     def __str__(self) -> str:
         return (
             f"cannot tell which interface {self.what} has; "
-            "say it: wsgi:, asgi: or factory: before the reference, or interface= in code"
+            "say it: wsgi: or factory: before the reference, or interface= in code"
         )
 
 

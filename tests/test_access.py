@@ -248,7 +248,7 @@ def test_a_full_disk_costs_lines_and_no_response(caplog: pytest.LogCaptureFixtur
         for _ in range(5):
             assert ask(site.wsgi, "/app").code == 200
     assert log.lost == 5
-    [record] = [each for each in caplog.records if each.name == "sitebus.mounts.access"]
+    [record] = [each for each in caplog.records if each.name == "sitebus.access"]
     assert record.levelno == logging.ERROR
 
 

@@ -73,6 +73,14 @@ def test_subscribe_without_a_listener_decorates(bus: Bus) -> None:
     assert bus.publish("news") == ["heard"]
 
 
+def test_what_cannot_listen_is_refused_at_once(bus: Bus) -> None:
+    """A decorator without its channel would quietly replace the function."""
+    with pytest.raises(TypeError, match="needs the name of a channel"):
+        bus.subscribe(print)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="3 is not"):
+        bus.subscribe("news", 3)  # type: ignore[call-overload]
+
+
 def test_subscribing_twice_listens_once(bus: Bus) -> None:
     bus.subscribe("news", "x".upper)
     bus.subscribe("news", print)

@@ -16,7 +16,7 @@ from sitebus.cli.console import Console, wants_colour
 from sitebus.cli.run import run as serve
 from sitebus.cli.serve import report
 from sitebus.config import Override
-from sitebus.errors import AlreadyRunning, ChannelFailures, SitebusError
+from sitebus.errors import AlreadyRunning, ChannelFailures, SitebusError, UsageError
 from sitebus.plugins.signals import require_main_thread
 from sitebus.process import Engine
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from sitebus.mounts import Site
 
 CALL = "sitebus.quickstart()"
+
+#: Arguments that have another name than their option.
+ARGUMENTS = {"logging.level": "log_level", "logging.access": "access_log"}
 
 
 def run(
@@ -64,6 +67,8 @@ def _serve(
     if engine.state != engine.machine.initial:
         raise AlreadyRunning(CALL, engine.state)
     require_main_thread(CALL)
+    if app is None and not site.mounts:
+        raise UsageError("nothing is mounted; pass an application, or call sitebus.mount() first")
     given = {place: value for place, value in settings.items() if value is not None}
     configuration = assembly.read(None, overrides=[_override(*each) for each in given.items()])
     mounted = None if app is None else site.mount(app, path)
@@ -78,4 +83,5 @@ def _serve(
 def _override(place: str, value: object) -> Override:
     section, _, key = place.rpartition(".")
     # A dollar sign in code is only that.
-    return Override(section, key, str(value).replace("$", "$$"), f"quickstart({key}=)")
+    name = ARGUMENTS.get(place, key)
+    return Override(section, key, str(value).replace("$", "$$"), f"quickstart({name}=)")

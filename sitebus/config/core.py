@@ -132,7 +132,7 @@ MOUNT = Section(
             "what answers: module:name, file.py:name, app:NAME, static:DIRECTORY or redirect:URL.",
             required=True,
         ),
-        Option("name", NAME, None, "Its name in access logs and metrics; the prefix if unset."),
+        Option("name", NAME, None, "Its name in access logs; the prefix if unset."),
         Option("interface", Choice("auto", "wsgi"), "auto", "How the application is called."),
         Option(
             "factory", BOOLEAN, False, "Call what is imported; the application is what returns."

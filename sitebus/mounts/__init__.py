@@ -82,7 +82,7 @@ class Mount:
         #: The application as it was given, without its filters.
         self.app = app
         self.place = place
-        #: Its name in the access log and its label in the metrics.
+        #: Its name in the access log.
         self.name = name or str(place)
         self.slash = slash
         self.filters = tuple(filters)
@@ -237,7 +237,7 @@ class Site:
             host: ``name``, ``name:port`` or ``*.suffix``; any host if not given. A host that has
                 mounts of its own is answered by these alone.
             port: The port of the listening socket; any if not given.
-            name: For logs and metrics; the prefix (behind its host) if not given.
+            name: For logs; the prefix (behind its host) if not given.
             slash: What a request for the bare prefix gets: ``pass`` it to the application with an
                 empty PATH_INFO, ``redirect`` it to the prefix with a slash, or ``strict`` (404).
             filters: WSGI middleware, each called once with the next application; outermost first.

@@ -259,10 +259,10 @@ class CherootServer(ServerAdapter):
         for door in self._doors:
             door.socket.close()
         self._doors = ()
+        waited = time.monotonic() - (self._drain_until - self.drain_timeout)
         for thread, request in stuck:
             self.bus.log(
-                f"{thread.name!r} is still busy with {request} after {self.drain_timeout:g} s; "
-                "left behind",
+                f"{thread.name!r} is still busy with {request} after {waited:.1f} s; left behind",
                 level=30,
             )
 

@@ -44,6 +44,8 @@ def run(directory: Path, program: str) -> subprocess.CompletedProcess[str]:
         ("sitebus.quickstart(app, 'x')", 78, "cannot mount at 'x'"),
         ("sitebus.mount(app); sitebus.quickstart(app)", 78, "two mounts want /"),
         ("sitebus.quickstart(app, thread=3)", 64, "did you mean 'threads'?"),
+        ("sitebus.quickstart(app, log_level='loud')", 64, "quickstart(log_level=)"),
+        ("sitebus.quickstart()", 64, "nothing is mounted; pass an application"),
     ],
 )
 def test_a_mistake_is_one_sentence(directory: Path, call: str, status: int, sentence: str) -> None:
