@@ -693,7 +693,7 @@ def test_the_callback_of_a_process_bus_comes_after_run(process_bus: ProcessBus) 
     assert order == ["run", "callback"]
 
 
-# What reviewers broke.
+# Interrupts, refusals and ends, where they hurt most.
 
 
 def test_an_interrupt_while_logging_costs_no_listener(engine: Engine) -> None:
