@@ -376,6 +376,8 @@ class Engine(Bus):
         elif self.state not in self._ending and self._deadline is not None:
             self._deadline.met()
             self._deadline = None
+            # What one slow stop cut short is no reason to cut the next start short.
+            self.impatient = self._interrupts > 1
 
     def _arrive(self, state: AnyState) -> None:
         super()._arrive(state)

@@ -730,6 +730,7 @@ def test_a_stop_has_a_deadline_too(engine: Engine, logged: list[str]) -> None:
     engine.stop()
     wait_for(lambda: any("did not end within 0.05 s" in line for line in logged))
     assert engine.state is State.STOPPED
+    assert engine.pause(0), "the next start would have no patience"
 
 
 def test_an_exit_bounds_a_start_that_hangs(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -175,12 +176,14 @@ def test_limits_are_cheroots_own(serve: Serve, connect: Connect) -> None:
 
 
 def test_a_hundred_cycles_leave_nothing(engine: Engine, serve: Serve) -> None:
-    """Descriptors and threads are level: nothing is kept per start."""
+    """Descriptors, threads and memory are level: nothing is kept per start."""
     server = serve(linger=0.0)
     with Client(server.addresses[0]) as client:
         client.get()
     engine.stop()
     descriptors, threads = open_descriptors(), threading.active_count()
+    gc.collect()
+    objects = len(gc.get_objects())
 
     for _ in range(100):
         engine.start()
@@ -190,6 +193,9 @@ def test_a_hundred_cycles_leave_nothing(engine: Engine, serve: Serve) -> None:
 
     assert len(open_descriptors()) == len(descriptors)
     assert threading.active_count() == threads
+    # An object kept for each cycle would make a hundred at least.
+    gc.collect()
+    assert len(gc.get_objects()) < objects + 100
 
 
 def test_a_stopped_server_is_not_kept_by_cheroot(engine: Engine, serve: Serve) -> None:
