@@ -9,9 +9,8 @@ its signature. What no rule knows is an error that says how to say it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from sitebus import references
 from sitebus.errors import NotAnApplication, SitebusError, UnclearInterface
@@ -24,8 +23,7 @@ Interface = Literal["wsgi", "asgi3", "asgi2", "factory"]
 INTERFACES: tuple[Interface, ...] = get_args(Interface)
 
 
-@dataclass(frozen=True, slots=True)
-class Detected:
+class Detected(NamedTuple):
     """What an object is, and how sure that is."""
 
     interface: Interface

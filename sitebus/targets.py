@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sitebus import references
 from sitebus.errors import AppFileNotFound, BadReference, NotAnApplication, nearest
@@ -53,8 +52,7 @@ _PACKED = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """An application that was opened, and what it is."""
 
     text: str

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from sitebus.cli.reports import PROGRAM
 from sitebus.config import TABLE, Override, parse_place
 from sitebus.errors import UsageError, nearest
 from sitebus.mounts.routing import Place
 
-PROGRAM = "sitebus-serve"
-_CONFIG = re.compile(r".+\.(ini|cfg|conf)", re.IGNORECASE)
+_CONFIG = (".ini", ".cfg", ".conf")
 #: A file that is served when nothing is named.
 USUAL = "site.ini"
 
@@ -204,7 +204,8 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 
 def _is_config(target: str) -> bool:
-    return "=" not in target and _CONFIG.fullmatch(target) is not None
+    name = target.lower()
+    return "=" not in target and name.endswith(_CONFIG) and name not in _CONFIG
 
 
 def _overrides(options: argparse.Namespace) -> Iterator[Override]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sitebus import assembly
 from sitebus.cli import streams
 from sitebus.cli.console import Console, wants_colour
+from sitebus.cli.reports import report
 from sitebus.cli.run import run as serve
-from sitebus.cli.serve import report
 from sitebus.config import Override
 from sitebus.errors import AlreadyRunning, ChannelFailures, SitebusError, UsageError
 from sitebus.plugins.signals import require_main_thread

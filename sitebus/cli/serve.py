@@ -13,18 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sitebus.cli import streams
-from sitebus.cli.arguments import PROGRAM, Arguments, build_parser, parse
+from sitebus.cli.arguments import Arguments, build_parser, parse
 from sitebus.cli.console import Console, table, wants_colour
-from sitebus.config import Configuration, Problem, masked
+from sitebus.cli.reports import PROGRAM, report
+from sitebus.config import Configuration
 from sitebus.errors import (
-    AppImportError,
     CannotPrint,
     CannotRead,
     ChannelFailures,
     ConfigErrors,
     SitebusError,
     UsageError,
-    status_of,
 )
 
 #: What a shell answers for a command that Ctrl-C ended.
@@ -44,46 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report(error)
     finally:
         streams.settle()
-
-
-def report(error: SitebusError | ChannelFailures, hush: Callable[[str], str] = masked) -> int:
-    """Say on standard error what went wrong, and answer the exit status.
-
-    Args:
-        error: What went wrong.
-        hush: Takes the secrets out of a sentence.
-    """
-    if isinstance(error, ConfigErrors) and all(map(_is_of_the_command_line, error.problems)):
-        # A flag with a wrong value, not a wrong file.
-        error = UsageError(str(error).replace("command line ", "").replace("\n", "; "))
-    if isinstance(error, ChannelFailures):
-        return max((_report_one(each, hush) for each in error.exceptions), default=error.status)
-    return _report_one(error, hush)
-
-
-def _is_of_the_command_line(problem: object) -> bool:
-    return isinstance(problem, Problem) and problem.origin.source == "command line"
-
-
-def _report_one(error: Exception, hush: Callable[[str], str]) -> int:
-    if not _was_told(error):
-        console = Console(sys.stderr)
-        if isinstance(error, AppImportError):
-            console.write(error.traceback_text.rstrip("\n"))
-        if isinstance(error, ConfigErrors):
-            # Each begins with the place, for editors that jump there.
-            console.write(hush(str(error)))
-        else:
-            console.write(f"{PROGRAM}: {hush(' '.join(str(error).split()))}")
-    return status_of(error)
-
-
-def _was_told(error: Exception) -> bool:
-    """Tell whether an application's import ended by ``quickstart``, which said why."""
-    left = error.error if isinstance(error, AppImportError) else None
-    return isinstance(left, SystemExit) and isinstance(
-        left.__cause__, (SitebusError, ChannelFailures)
-    )
 
 
 def _run(arguments: Arguments) -> int:

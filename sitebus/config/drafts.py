@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sitebus.config.configuration import DEFAULT, Origin, Problem
 from sitebus.config.options import Section, Table
-from sitebus.config.sources import Source, Sources
 from sitebus.config.texts import cut, short
-from sitebus.config.tokens import Heading, Mistake, Token
 from sitebus.errors import SitebusError, nearest
+
+if TYPE_CHECKING:
+    from sitebus.config.sources import Source
+    from sitebus.config.tokens import Token
 
 #: A variable ``SITEBUS_SERVER__THREADS`` is ``threads`` of ``[server]``, and
 #: ``SITEBUS_SERVER_ADMIN__THREADS`` that of ``[server admin]``; other variables mean nothing here.
@@ -88,6 +90,9 @@ class Drafts:
         self.problems.append(Problem(origin, message))
 
     def gather(self, path: Path) -> None:
+        # Reading files takes regexes and more, which a site without one need not wait for.
+        from sitebus.config.sources import Sources
+
         sources = Sources(self.environ)
         sources.read(path)
         self.problems += sources.problems
@@ -97,6 +102,8 @@ class Drafts:
             self._gather_one(source)
 
     def _gather_one(self, source: Source) -> None:
+        from sitebus.config.tokens import Heading, Mistake
+
         draft: Draft | None = None
         headed = False
         if source.tokens and not any(map(_heads, source.tokens)):
@@ -271,8 +278,9 @@ class Drafts:
 
 def split_heading(text: str) -> tuple[str, str]:
     """Answer the first word of a heading and the rest: ``server admin``, or ``server.admin``."""
-    kind, *rest = re.split(r"[ .]", text.strip(), maxsplit=1)
-    return kind.lower(), (rest[0].strip() if rest else "")
+    text = text.strip()
+    kind = min(text.partition(" ")[0], text.partition(".")[0], key=len)
+    return kind.lower(), text[len(kind) + 1 :].strip()
 
 
 def open_draft(section: Section, name: str, origin: Origin) -> Draft:
@@ -287,6 +295,8 @@ def open_draft(section: Section, name: str, origin: Origin) -> Draft:
 
 
 def _heads(token: Token) -> bool:
+    from sitebus.config.tokens import Heading, Mistake
+
     return isinstance(token, Heading) or (isinstance(token, Mistake) and token.heading)
 
 

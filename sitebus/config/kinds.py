@@ -298,7 +298,7 @@ class Listing(Kind[tuple[T, ...]]):
 
 def split(text: str) -> list[str]:
     """Answer the parts of a list: commas, spaces and new lines separate them."""
-    return [part for part in re.split(r"[\s,]+", text) if part]
+    return text.replace(",", " ").split()
 
 
 class Glob(Kind[str]):

@@ -10,7 +10,6 @@ Which rows the core has is told in `sitebus.config.core`; an adapter or a room b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -19,7 +18,7 @@ from sitebus.config.kinds import FREE_TEXT, Kind
 T = TypeVar("T")
 
 #: What a key's name says about its value: it is not for other people's eyes.
-_SECRET = re.compile(r"pass|secret|token|key", re.IGNORECASE)
+_SECRET = ("pass", "secret", "token", "key")
 
 
 class Option(Generic[T]):
@@ -82,12 +81,13 @@ Row = Option[Any]
 
 def stranger(key: str) -> Row:
     """Answer the row of a key that a section takes without knowing it."""
-    return Option(key, FREE_TEXT, "", "Handed on as it is.", secret=bool(_SECRET.search(key)))
+    return Option(key, FREE_TEXT, "", "Handed on as it is.", secret=is_secret_name(key))
 
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a name, of a variable for instance, promises something to hide."""
-    return bool(_SECRET.search(name))
+    folded = name.casefold()
+    return any(word in folded for word in _SECRET)
 
 
 def _nothing(text: str) -> Iterable[Row]:

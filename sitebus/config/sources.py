@@ -21,7 +21,8 @@ from sitebus.errors import CannotRead, ForeignFile, MayNotRead
 LIMIT = 16 << 20
 
 _NO_FILE = "there is no such file"
-_PASTE = re.compile(r"(app|composite|pipeline|filter|filter-app|server|application):.*")
+#: What headings begin with in the files of PasteDeploy, up to the colon.
+_PASTE = ("app", "composite", "pipeline", "filter", "filter-app", "server", "application")
 
 
 class Source(NamedTuple):
@@ -149,5 +150,10 @@ def _not_text(name: str, data: bytes, error: UnicodeDecodeError) -> Problem:
 
 def _refuse_foreign(name: str, tokens: tuple[Token, ...]) -> None:
     for token in tokens:
-        if isinstance(token, Heading) and _PASTE.fullmatch(token.kind):
+        if isinstance(token, Heading) and _is_paste(token.kind):
             raise ForeignFile(name, token.line, f"{token.kind} {token.argument}".strip())
+
+
+def _is_paste(kind: str) -> bool:
+    word, colon, _ = kind.partition(":")
+    return bool(colon) and word in _PASTE

@@ -7,8 +7,8 @@ import re
 MASK = "********"
 _LONGEST = 60
 #: Where one URL of a list ends and the next begins.
-_BETWEEN_URLS = re.compile(r"(?<=[,;'\"])(?=[A-Za-z][\w+.-]*://)")
-_USER = re.compile(r"://[^\s:/]*:")
+_BETWEEN_URLS = r"(?<=[,;'\"])(?=[A-Za-z][\w+.-]*://)"
+_USER = r"://[^\s:/]*:"
 
 
 def cut(text: str) -> str:
@@ -29,11 +29,11 @@ def masked(text: str) -> str:
 
 
 def _masked_word(word: str) -> str:
-    return "".join(map(_masked_url, _BETWEEN_URLS.split(word)))
+    return "".join(map(_masked_url, re.split(_BETWEEN_URLS, word)))
 
 
 def _masked_url(text: str) -> str:
     # Up to the last one: a password that nobody quoted may have an @ or a slash itself.
     at = text.rfind("@")
-    user = _USER.search(text, 0, max(at, 0))
+    user = re.search(_USER, text[: max(at, 0)])
     return f"{text[: user.end()]}{MASK}{text[at:]}" if user else text

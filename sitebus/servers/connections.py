@@ -22,8 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 #: The process or the system has no descriptor or memory left for one more connection.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -39,8 +38,7 @@ NEVER = float("inf")
 LONGEST_WAIT = 86400.0
 
 
-@dataclass(frozen=True, eq=False)
-class Door:
+class Door(NamedTuple):
     """A listening socket, and what the applications behind it are told it is called."""
 
     socket: socket.socket

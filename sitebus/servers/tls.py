@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sitebus.errors import BadCertificate, CannotRead, MayNotRead
 
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
     import ssl
 
 
-@dataclass(frozen=True)
-class TLS:
+class TLS(NamedTuple):
     """The files of one certificate.
 
     Attributes:

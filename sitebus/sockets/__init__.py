@@ -21,7 +21,6 @@ import socket
 import stat
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
 from typing import cast
 
 from sitebus.sockets import addresses, files, handdown, refusals
@@ -41,15 +40,31 @@ _Socket = socket.socket  # a name that Listener.socket does not hide
 _FAMILIES = ("AF_INET", "AF_INET6", "AF_UNIX")
 
 
-@dataclass(eq=False)
 class Listener:
-    """A listening socket: as it was asked for, and with the address it really has."""
+    """A listening socket: as it was asked for, and with the address it really has.
 
-    socket: _Socket
-    asked: Address
-    address: Address
-    name: str = ""  #: what systemd calls it, if systemd made it
-    file: SocketFile | None = None
+    Attributes:
+        name: What systemd calls it, if systemd made it.
+    """
+
+    __slots__ = ("address", "asked", "file", "name", "socket")
+
+    def __init__(
+        self,
+        socket: _Socket,
+        asked: Address,
+        address: Address,
+        name: str = "",
+        file: SocketFile | None = None,
+    ) -> None:
+        self.socket = socket
+        self.asked = asked
+        self.address = address
+        self.name = name
+        self.file = file
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.address} for {self.asked}>"
 
     def dup(self) -> _Socket:
         """Answer another descriptor of this socket, non-blocking as well; the caller closes it."""
@@ -253,7 +268,7 @@ class Sockets:
     def _listen_tcp(self, asked: Address, backlog: int) -> Listener:
         places = _resolved(asked)
         for at, (family, place) in enumerate(places, 1):
-            spelled = replace(asked, host=place[0])
+            spelled = asked._replace(host=place[0])
             if known := self._known(spelled) or self._claimed(spelled):
                 return known
             try:

@@ -14,8 +14,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sitebus.errors import BadAddress
 
@@ -27,12 +26,12 @@ EVERYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}
 #: What ``sockaddr_un`` holds besides its closing NUL: 108 bytes on Linux, 104 on the BSDs.
 LONGEST_PATH = 107 if sys.platform.startswith("linux") else 103
 
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Compiled when they are used, which for most sites is never.
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """One place to listen; made by :meth:`parse`, written back by ``str``."""
 
     kind: Kind
@@ -167,9 +166,10 @@ def _host(value: object, host: str) -> str:
         host = (host if host.isascii() else host.encode("idna").decode("ascii")).lower()
     except UnicodeError as error:
         raise _bad(value, "the host name cannot be written in DNS") from error
-    if re.fullmatch(r"[0-9.]+", host):
+    if not host.strip("0123456789."):
         return _ipv4(value, host)
-    if len(host) > 253 or not all(map(_LABEL.fullmatch, host.removesuffix(".").split("."))):
+    labels = host.removesuffix(".").split(".")
+    if len(host) > 253 or not all(re.fullmatch(_LABEL, label) for label in labels):
         raise _bad(value, "that is no host name")
     return host
 
@@ -201,7 +201,7 @@ def _unix(text: str, path: str) -> Address:
         path = "/" + path.lstrip("/")
     if path in ("", "@", ".", "..") or path.endswith(("/", "/.", "/..")):
         raise _bad(text, "it names no socket file", example)
-    if _CONTROL.search(path):
+    if re.search(_CONTROL, path):
         raise _bad(text, "its path has control characters", example)
     try:
         length = len(os.fsencode(path))

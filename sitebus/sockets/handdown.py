@@ -17,7 +17,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -30,7 +29,7 @@ if sys.platform != "win32":
 FIRST = 3
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _MARK = "sitebus"
-_PLAIN = re.compile("[ -9;-~]*")
+_PLAIN = "[ -9;-~]*"
 
 
 class Origin(NamedTuple):
@@ -58,7 +57,7 @@ class Origin(NamedTuple):
 
     def encode(self) -> str:
         """Write the name from which :meth:`decode` makes this again."""
-        if _PLAIN.fullmatch(self.given) and self == Origin.decode(self.given):
+        if re.fullmatch(_PLAIN, self.given) and self == Origin.decode(self.given):
             return self.given
         from urllib.parse import quote_from_bytes
 
@@ -67,8 +66,7 @@ class Origin(NamedTuple):
         return "=".join([_MARK, *(quote_from_bytes(os.fsencode(p), safe="/@[] ") for p in parts)])
 
 
-@dataclass(frozen=True)
-class Passed:
+class Passed(NamedTuple):
     """One descriptor that was passed to this process, and that nobody has asked for yet."""
 
     fd: int
