@@ -119,7 +119,11 @@ class Bus(Channels):
         self._commands.append(command)
         # `Thread.start` takes a lock that the interrupted code may hold; this does not. And the
         # thread that walks must be known to `threading`, or it stays in its books when it is gone.
-        _thread.start_new_thread(self._serve_in_a_thread, ())
+        try:
+            _thread.start_new_thread(self._serve_in_a_thread, ())
+        except RuntimeError:
+            # The system gives no more threads; whoever walks or waits next serves it.
+            self._mail.tell(LOOK)
 
     def _serve_in_a_thread(self) -> None:
         threading.Thread(target=self._serve, name="sitebus command", daemon=True).start()

@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from sitebus.errors import EX_SOFTWARE
+from sitebus.listeners import ERROR, INFO
 
 #: After the deadline, what is cut short has this long to come back; seconds.
 LAST_GRACE = 5.0
+
+#: Threads that are about to end anyway are not worth a log line; seconds.
+ABOUT_TO_END = 0.05
 
 
 class Deadline:
@@ -79,6 +84,54 @@ def stack(thread: threading.Thread) -> str:
 
     frame = sys._current_frames().get(thread.ident or 0)
     return "".join(traceback.format_stack(frame)) if frame else "(gone)\n"
+
+
+def join_others(
+    log: Callable[[str, int], object], patience: float, is_impatient: Callable[[], bool]
+) -> tuple[threading.Thread, ...]:
+    """Wait for every non-daemon thread but the main one and ours; answer those left behind.
+
+    Args:
+        log: Is told, with a level, whom it waits for, and where a thread is that takes long.
+        patience: Seconds after which it takes long.
+        is_impatient: Whether to wait no longer.
+    """
+    began = time.monotonic()
+    for thread in _others():
+        thread.join(max(0.0, began + ABOUT_TO_END - time.monotonic()))
+    for thread in _others():
+        log(f"Waiting for thread {thread.name}.", INFO)
+        _join(thread, log, began + patience, is_impatient)
+    return tuple(_others())
+
+
+def _join(
+    thread: threading.Thread,
+    log: Callable[[str, int], object],
+    explain_at: float,
+    is_impatient: Callable[[], bool],
+) -> None:
+    # In slices: a second interrupt only sets a flag, which `join` does not see.
+    while thread.is_alive() and not is_impatient():
+        thread.join(0.1)
+        if time.monotonic() > explain_at:
+            explain_at = float("inf")
+            where = f"Still waiting for thread {thread.name}, which is at\n{stack(thread)}"
+            log(where, INFO)
+    if thread.is_alive():
+        log(f"Leaving thread {thread.name} behind, which is at\n{stack(thread)}", ERROR)
+
+
+def _others() -> list[threading.Thread]:
+    """Non-daemon threads that the process has to wait for.
+
+    Pool threads of `concurrent.futures` are left to the interpreter: they end when it tells them,
+    and wait for ever before.
+    """
+    futures = sys.modules.get("concurrent.futures.thread")
+    pooled = getattr(futures, "_threads_queues", {})
+    here = (threading.current_thread(), threading.main_thread())
+    return [t for t in threading.enumerate() if not t.daemon and t not in here and t not in pooled]
 
 
 def leave_now() -> NoReturn:

@@ -27,11 +27,14 @@ class SitebusError(Exception):
     status: ClassVar[int] = EX_SOFTWARE
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """Answer the known name that *name* was most likely meant to be, if one is near."""
+    names = list(known)
+    if not names:
+        return None
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=likeness)
     return close[0] if close else None
 
 
@@ -270,6 +273,33 @@ class CannotRestart(SitebusError):
 
     def __str__(self) -> str:
         return f"cannot restart: {self.reason}"
+
+
+class TrialFailed(SitebusError):
+    """The program to restart as failed when it was tried in a child; the old one goes on.
+
+    Attributes:
+        reason: The last line of what it said.
+        text: All that it said: a traceback, mostly.
+        file: Where the mistake is, if the text tells; empty if not.
+        line: The line there.
+        files: Every file that the text names.
+    """
+
+    def __init__(
+        self, reason: str, text: str, file: str = "", line: int = 0, files: Iterable[str] = ()
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.text = text
+        self.file = file
+        self.line = line
+        self.files = frozenset(files)
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}: " if self.file else ""
+        reason = self.reason.removeprefix(place)
+        return f"{place}{reason} (not restarted: the old code goes on serving)"
 
 
 class CannotRead(SitebusError):
@@ -722,3 +752,251 @@ class CannotPrint(SitebusError):
     def __str__(self) -> str:
         reason = (self.error.strerror or str(self.error)).lower()
         return f"cannot write to standard output: {reason}"
+
+
+class BadLogFormat(SitebusError):
+    """The format of a log line asks for what a message does not have."""
+
+    status = EX_CONFIG
+
+    def __init__(self, format: str, error: Exception) -> None:
+        super().__init__(format)
+        self.format = format
+        self.error = error
+
+    def __str__(self) -> str:
+        return (
+            f"cannot use the log format {self.format!r} ({type(self.error).__name__}: "
+            f"{self.error}); it may have timestamp, bus, message and level, as %(message)s"
+        )
+
+
+class NoLogFile(SitebusError, ValueError):
+    """A logger for a file has none."""
+
+    status = EX_USAGE
+
+    def __str__(self) -> str:
+        return "FileLogger was given no file; it needs a filename or an open file"
+
+
+class CannotDaemonize(SitebusError):
+    """The process cannot go on as a daemon; it is still the one that was started."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot become a daemon: {self.reason}; {self.remedy}"
+
+
+class PidFileInUse(SitebusError):
+    """The process that a pid file belongs to still runs."""
+
+    status = EX_UNAVAILABLE
+
+    def __init__(self, path: str, holder: Holder, alive: bool = True) -> None:
+        super().__init__(path)
+        self.path = path
+        self.holder = holder
+        self.alive = alive
+
+    def __str__(self) -> str:
+        if self.alive:
+            state = f"already running as {self.holder}; stop it first, or name another pid file"
+        else:
+            former = self.holder if self.holder.pid else "its former owner"
+            state = (
+                f"{former} has ended, and what it left running keeps the file locked; "
+                "end its children first"
+            )
+        return f"cannot take the pid file {self.path!r}: {state}"
+
+
+class CannotWritePidFile(SitebusError):
+    """A pid file cannot be made; nothing is left of the attempt."""
+
+    status = EX_CANTCREAT
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot write the pid file {self.path!r}: {self.reason}"
+
+
+class UnknownAccount(SitebusError):
+    """There is no user, or no group, of this name."""
+
+    status = EX_CONFIG
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(name)
+        self.kind = kind
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        hint = _did_you_mean(self.name, self.known)
+        return f"there is no {self.kind} {self.name!r}{hint or '; write a name or a number'}"
+
+
+class CannotDropPrivileges(SitebusError):
+    """A user and a group to run as do not say enough, or cannot run the site."""
+
+    status = EX_CONFIG
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot drop privileges: {self.reason}; {self.remedy}"
+
+
+class MayNotSwitch(SitebusError):
+    """This process may not become another user."""
+
+    status = EX_NOPERM
+
+    def __init__(self, wanted: str, present: str) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+        self.present = present
+
+    def __str__(self) -> str:
+        return (
+            f"cannot run as {self.wanted}: this process is {self.present}, which may not become "
+            "somebody else; start it as root, or as the user it shall run as"
+        )
+
+
+class PrivilegesKept(SitebusError):
+    """Privileges were dropped, and the process could have had them back."""
+
+    def __init__(self, wanted: str, left: str) -> None:
+        super().__init__(wanted)
+        self.wanted = wanted
+        self.left = left
+
+    def __str__(self) -> str:
+        return (
+            f"cannot run safely as {self.wanted}: the process {self.left}; "
+            "start it without ambient capabilities and securebits"
+        )
+
+
+class UnknownSignal(SitebusError, ValueError):
+    """There is no signal of this name, or number, on this platform."""
+
+    status = EX_CONFIG
+
+    def __init__(self, name: str, known: Iterable[str], *, elsewhere: bool = False) -> None:
+        super().__init__(name)
+        self.name = name
+        self.known = tuple(known)
+        self.elsewhere = elsewhere
+
+    def __str__(self) -> str:
+        import sys
+
+        if self.elsewhere:
+            return f"there is no {self.name} on this platform ({sys.platform}); leave it out"
+        return f"there is no signal {self.name}{_did_you_mean(self.name, self.known)}"
+
+
+class CannotCatch(SitebusError, ValueError):
+    """A signal exists, and no process can answer it."""
+
+    status = EX_CONFIG
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot answer {self.name}: {self.reason}"
+
+
+class UnknownAction(SitebusError, ValueError):
+    """A signal was to be answered with something that nobody knows how to do."""
+
+    status = EX_CONFIG
+
+    def __init__(self, signal: str, action: str, known: Iterable[str]) -> None:
+        super().__init__(action)
+        self.signal = signal
+        self.action = action
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        hint = _did_you_mean(self.action, self.known)
+        return (
+            f"cannot answer {self.signal} with {self.action!r}{hint or ';'} "
+            f"{'(' if hint else 'write '}one of {', '.join(self.known)}{')' if hint else ''}"
+        )
+
+
+class NotOnThisPlatform(SitebusError):
+    """Something works only where the operating system has it."""
+
+    status = EX_CONFIG
+
+    def __init__(self, what: str, needs: str, instead: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.needs = needs
+        self.instead = instead
+
+    def __str__(self) -> str:
+        return f"{self.what} works only on {self.needs}; here, {self.instead}"
+
+
+class InstalledTooLate(SitebusError):
+    """A library was to run on this bus, and has been imported with one of its own."""
+
+    def __init__(self, library: str, call: str) -> None:
+        super().__init__(library)
+        self.library = library
+        self.call = call
+
+    def __str__(self) -> str:
+        return (
+            f"{self.library} has been imported already, and holds on to a bus of its own; "
+            f"call {self.call} before the first import of {self.library}"
+        )
+
+
+class MissingExtra(SitebusError):
+    """A library that one of sitebus's extras brings is not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(library)
+        self.library = library
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return f"{self.library} is not installed; run: pip install 'sitebus[{self.extra}]'"
+
+
+class CannotWatch(SitebusError):
+    """The system has no more watches to give for files that may change."""
+
+    def __init__(self, directories: int, error: Exception) -> None:
+        super().__init__(directories)
+        self.directories = directories
+        self.error = error
+
+    def __str__(self) -> str:
+        # The library goes on about every path.
+        reason = str(self.error).partition(" about [")[0].rstrip(".")
+        return (
+            f"the system does not watch {self.directories} directories for us ({reason}); "
+            "raise fs.inotify.max_user_watches or fs.inotify.max_user_instances"
+        )

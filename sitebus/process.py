@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import enum
-import sys
 import threading
 import time
 import weakref
@@ -17,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from sitebus import reexec
+from sitebus import reexec, trial
 from sitebus.bus import Bus
 from sitebus.channels import HURRY, LOOK
-from sitebus.deadline import Deadline, leave_now, stack, stacks
+from sitebus.deadline import Deadline, join_others, leave_now, stacks
 from sitebus.errors import (
     EX_SOFTWARE,
     AlreadyRunning,
@@ -30,27 +29,25 @@ from sitebus.errors import (
     ChannelFailures,
     CommandCancelled,
     NotMainThread,
+    SitebusError,
+    TrialFailed,
     Unreachable,
     status_of,
 )
 from sitebus.listeners import ERROR
 from sitebus.machine import MAGICBUS, WSPBUS, AnyState, Machine, State
 from sitebus.mailbox import receive
+from sitebus.mainloop import MainLoop
 from sitebus.walk import Command
 
 if TYPE_CHECKING:
     import asyncio
 
+    from sitebus.serving import Registry, ThreadPicture
     from sitebus.sockets import Address, Sockets
-
-#: A failing ``main`` listener is tried again ever more slowly, up to this many intervals.
-SLOWEST = 64
 
 #: What has not ended by then is named with its stack; seconds.
 PATIENCE = 5.0
-
-#: Threads that are about to end anyway are not worth a log line; seconds.
-ABOUT_TO_END = 0.05
 
 
 class Priority(enum.IntEnum):
@@ -72,6 +69,17 @@ class Priority(enum.IntEnum):
     DEFAULT = 50
 
 
+class Watched:
+    """What a reloader shall watch besides the modules that are imported.
+
+    Attributes:
+        files: Paths of files; add to it whether or not anything is reloaded at all.
+    """
+
+    def __init__(self) -> None:
+        self.files: set[str] = set()
+
+
 class Engine(Bus):
     """The bus of a process, in the five states of ``cherrypy.process.wspbus``.
 
@@ -82,17 +90,27 @@ class Engine(Bus):
         stop_timeout: Seconds that stop, exit and the threads' end may take together. After them
             every stack is logged and waits are cut short, and if that does not help, a process
             that is in `block` leaves with status 70.
+        try_timeout: Seconds that the trial before a restart may take.
         stragglers: Threads that had not ended when `block` gave up on them.
+        legacies: Descriptors to leave to the next image at a restart, by name; it takes them with
+            ``engine.sockets.claim(name)``.
+        autoreload: What a reloader watches: ``engine.autoreload.files.add(path)``.
     """
 
     stop_timeout: float = 60.0
+    try_timeout: float = 60.0
 
     def __init__(self, machine: Machine = WSPBUS, id: str | None = None) -> None:
         super().__init__(machine, id=id)
         self.exit_code = 0
         self.stragglers: tuple[threading.Thread, ...] = ()
+        self.legacies: dict[str, int] = {}
+        self.autoreload: Any = Watched()
         self._sockets: Sockets | None = None
+        self._serving: Registry | None = None
         self._successor: reexec.Command | None = None
+        self._trial: trial.Trial | None = None
+        self._trying = threading.Lock()
         self._interrupts = 0
         self._leaving = False
         self._deadline: Deadline | None = None
@@ -126,12 +144,16 @@ class Engine(Bus):
     def start(self) -> None:
         """Start everything; return when the site serves.
 
+        In a trial of a `restart` it publishes ``trial`` instead, and ends the process.
+
         Raises:
             Exception: What the failing listener raised, after everything was stopped and exited;
                 `ChannelFailures` if several failed.
             CommandCancelled: An exit came before the start was complete.
             Unreachable: The engine has exited; an exited engine is not started again.
         """
+        if trial.is_one():
+            self._prove_itself()
         atexit.unregister(self._last_resort)
         atexit.register(self._last_resort)
         if threading.current_thread() is threading.main_thread():
@@ -167,20 +189,78 @@ class Engine(Bus):
         self._successor = None
         self._command(self._exit_command())
 
-    def restart(self) -> None:
+    def restart(self, force: bool = False) -> None:
         """Exit, and have `block` run the same command line again in this process.
 
         Process id, terminal and listening sockets stay. Any thread may ask.
+        The command line is first tried in a child process, which runs it up to where it would
+        start; if that fails, nothing is stopped, and channel ``restart_refused`` gets the error.
+
+        Args:
+            force: Skip the trial.
 
         Raises:
-            CannotRestart: The command line could not be run again; nothing was stopped.
+            CannotRestart: The command line could not be run again.
+            TrialFailed: The program could not start.
             Unreachable: The engine is exiting already.
         """
-        if self._leaving:
-            raise Unreachable(self.machine.running, self.state, ())
-        successor = reexec.Command.of_this_process()
-        successor.check()
+        if self._loop.is_current:
+            self.restart_soon(force)  # the loop must not stand still for that long
+            return
+        try:
+            successor = self._tried(force)
+        except (CannotRestart, TrialFailed) as error:
+            with suppress(ChannelFailures):  # logged already; who asked wants to know why
+                self.publish("restart_refused", error)
+            raise
         self._command(self._exit_command(successor))
+
+    def restart_soon(self, force: bool = False) -> None:
+        """Do as `restart` does in a thread of its own; a refusal is logged."""
+
+        def restart() -> None:
+            if self._trying.locked():
+                self.log("A restart is on its way already")
+                return
+            try:
+                self.restart(force)
+            except TrialFailed as error:
+                self.log(f"{error}\n{error.text}", ERROR)
+            except SitebusError as error:
+                self.log(str(error), ERROR)
+
+        threading.Thread(target=restart, name="sitebus restart", daemon=True).start()
+
+    def _tried(self, force: bool) -> reexec.Command:
+        successor = reexec.Command.of_this_process()
+        with self._trying:
+            if self._leaving:
+                raise Unreachable(self.machine.running, self.state, ())
+            successor.check()
+            if not force:
+                held = {
+                    str(a) for each in self.sockets.listeners for a in (each.asked, each.address)
+                }
+                self._trial = trial.Trial(successor, self.try_timeout, held)
+                try:
+                    self._trial.run()
+                finally:
+                    self._trial = None
+        return successor
+
+    def _prove_itself(self) -> NoReturn:
+        """Load what a start would load; the trial ends here."""
+        error: BaseException | None = None
+        try:
+            self.publish("trial")
+        except ChannelFailures as failures:
+            error = failures.exceptions[0]
+        except (SystemExit, KeyboardInterrupt) as leaving:
+            error = leaving
+        self.sockets.close()
+        if error is not None:
+            trial.fail(error)
+        trial.succeed()
 
     def graceful(self) -> None:
         """Tell everyone to reload in place: log files, certificates, worker processes."""
@@ -243,7 +323,7 @@ class Engine(Bus):
         try:
             while True:
                 try:
-                    leaving = self._loop_until_ended(interval) or leaving
+                    leaving = MainLoop(self, interval).run() or leaving
                     self._join_threads()
                     break
                 except KeyboardInterrupt:
@@ -301,6 +381,24 @@ class Engine(Bus):
         return thread
 
     # What belongs to the process.
+
+    @property
+    def serving(self) -> Registry:
+        """Which thread serves which request, as far as the site is served through its ``watch``."""
+        if self._serving is None:
+            from sitebus.serving import Registry
+
+            self._serving = Registry()
+        return self._serving
+
+    def threads(self) -> tuple[ThreadPicture, ...]:
+        """Answer every thread of the process: what it serves, since when, and where it is."""
+        return self.serving.threads()
+
+    @property
+    def trying(self) -> bool:
+        """Whether this process is the trial of a restart: it will not serve."""
+        return trial.is_one()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -364,6 +462,8 @@ class Engine(Bus):
                 raise Unreachable(self.machine.running, self.state, ())
             return
         self._leaving = True
+        if (running := self._trial) is not None:
+            running.cancel()
         # An exit that waits behind a restart outranks it.
         self._successor = None if self._is_preempted() else command.successor
 
@@ -435,51 +535,12 @@ class Engine(Bus):
         finally:
             self.exit()
 
-    # The main thread's loop.
-
-    def _loop_until_ended(self, interval: float) -> SystemExit | None:
-        leaving: SystemExit | None = None
-        ticks = _Ticks(self, interval)
-        while not self.ended:
-            try:
-                self._take_turns(ticks)
-            except KeyboardInterrupt:
-                # Said in the next turn: another one may come while it is being said.
-                self._main_work.append(lambda: self.log("Keyboard Interrupt: shutting down bus"))
-                self.interrupt()
-            except SystemExit as error:
-                leaving = leaving or error
-                self._main_work.append(lambda: self.log("SystemExit raised: shutting down bus"))
-                self._troubled(error)
-                self._post(self._exit_command())
-        return leaving
-
-    def _take_turns(self, ticks: _Ticks) -> None:
-        # What is told between two boxes is not lost: each turn first looks for itself.
-        with self._mail.open() as box:
-            while True:
-                while self._main_work:
-                    self._call_here(self._main_work.popleft())
-                self._serve()
-                if self.ended:
-                    return
-                if self._is_preempted():
-                    self._bound()  # another thread walks, and may be stuck
-                if receive(box, ticks.due()) is None:
-                    ticks.tick()
-
-    def _call_here(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - a stranger's work must not end the loop
-            self.log(f"Error in {work!r}, called in the main thread", ERROR, traceback=error)
-
     def _reexec(self, successor: reexec.Command) -> None:
         with suppress(ChannelFailures):  # logged already; too late to stay
             self.publish("execv")
         self.log(f"Re-spawning {' '.join(successor.argv)}")
         try:
-            with self.sockets.hand_down() as legacy:
+            with self.sockets.hand_down(self.legacies) as legacy:
                 reexec.execute(successor, legacy, lambda: self._successor is not None)
         except CannotRestart as error:
             self._troubled(error)
@@ -488,25 +549,10 @@ class Engine(Bus):
     def _join_threads(self) -> None:
         self._bound()
         self.log("Waiting for child threads to terminate...")
-        began = time.monotonic()
-        for thread in _others():
-            thread.join(max(0.0, began + ABOUT_TO_END - time.monotonic()))
-        for thread in _others():
-            self.log(f"Waiting for thread {thread.name}.")
-            self._join(thread, began + min(PATIENCE, self.stop_timeout))
-        self.stragglers = tuple(_others())
+        patience = min(PATIENCE, self.stop_timeout)
+        self.stragglers = join_others(self.log, patience, lambda: self.impatient)
         if self.stragglers:
             self.exit_code = self.exit_code or EX_SOFTWARE
-
-    def _join(self, thread: threading.Thread, explain_at: float) -> None:
-        # In slices: a second interrupt only sets a flag, which `join` does not see.
-        while thread.is_alive() and not self.impatient:
-            thread.join(0.1)
-            if time.monotonic() > explain_at:
-                explain_at = float("inf")
-                self.log(f"Still waiting for thread {thread.name}, which is at\n{stack(thread)}")
-        if thread.is_alive():
-            self.log(f"Leaving thread {thread.name} behind, which is at\n{stack(thread)}", ERROR)
 
 
 class ProcessBus(Engine):
@@ -534,44 +580,17 @@ class ProcessBus(Engine):
         """Do as `Engine.block` does; *sleep* is magicbus' and changes nothing there either."""
         return super().block(interval)
 
+    def transition(self, target: AnyState) -> list[Any]:
+        """Do as `Bus.transition` does; in a trial of a `restart`, tell how it went and end."""
+        # Programs written for magicbus start with this, and not with `start`.
+        if trial.is_one():
+            self._prove_itself()
+        return super().transition(target)
+
     def graceful(self) -> None:
         """Stop, and start again."""
         self._command(Command(self.machine.resting))
         self._command(Command(self.machine.running))
-
-
-class _Ticks:
-    """When ``main`` is due: not at all if nobody listens, ever later while listeners fail."""
-
-    def __init__(self, bus: Bus, interval: float) -> None:
-        self._bus = bus
-        self._interval = interval
-        self._slowness = 1
-        self._due: float | None = None
-
-    def due(self) -> float | None:
-        self._due = self._bus._next_tick(self._due, self._interval * self._slowness, "main")
-        return self._due
-
-    def tick(self) -> None:
-        self._due = None
-        try:
-            self._bus.publish("main")
-            self._slowness = 1
-        except ChannelFailures:  # logged already; the site goes on
-            self._slowness = min(self._slowness * 2, SLOWEST)
-
-
-def _others() -> list[threading.Thread]:
-    """Non-daemon threads that the process has to wait for.
-
-    Pool threads of `concurrent.futures` are left to the interpreter: they end when it tells them,
-    and wait for ever before.
-    """
-    futures = sys.modules.get("concurrent.futures.thread")
-    pooled = getattr(futures, "_threads_queues", {})
-    here = (threading.current_thread(), threading.main_thread())
-    return [t for t in threading.enumerate() if not t.daemon and t not in here and t not in pooled]
 
 
 def _at_last(engine: Engine) -> Callable[[], None]:

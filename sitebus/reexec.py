@@ -289,6 +289,8 @@ def _why_not(command: Command) -> str | None:
         return f"{executable} is not there any more, or not executable"
     if not os.path.isdir(directory):
         return f"the directory it was started in, {directory or 'unknown'}, is not there any more"
+    if not os.access(directory, os.X_OK):
+        return f"the directory it was started in, {directory}, may not be entered any more"
     return None if getattr(sys, "frozen", False) else _why_no_program(Program.of(argv), directory)
 
 

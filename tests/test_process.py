@@ -795,7 +795,7 @@ def test_what_failed_to_stop_is_not_run_again(engine: Engine) -> None:
     engine.subscribe("stop", lambda: 1 / 0)
     engine.start()
     with pytest.raises(ChannelFailures):
-        engine.restart()
+        engine.restart(force=True)
     assert not engine.execv
 
 

@@ -1,0 +1,342 @@
+"""Try a command line in a child, before this process gives itself up for it.
+
+The child is the same program with the same arguments, up to the point where it would start: there
+the bus publishes ``trial`` instead, for whoever loads something at a start, tells this process how
+that went, and ends. It binds nothing that this process holds, serves nothing, and asks for nothing.
+
+`Trial` is this process's side; `is_one`, `succeed`, `fail` and `mind_parent` are the child's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from sitebus.errors import (
+    EX_SOFTWARE,
+    AppNotFound,
+    CannotRestart,
+    SitebusError,
+    TrialFailed,
+    status_of,
+)
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+    from sitebus.reexec import Command
+
+#: Set for the child: the descriptor to report on, and the pid of who waits for the report.
+VARIABLE = "SITEBUS_TRIAL"
+#: Set for the child: the addresses it need not try to bind, one a line.
+HELD = "SITEBUS_TRIAL_HELD"
+
+#: What a program is told by the process that starts it, and what is not for a child of ours.
+_NOT_FOR_CHILDREN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID")
+
+#: The last of what a failing program printed is what matters; bytes.
+_MOST_KEPT = 64 << 10
+
+#: A frame of a traceback, or the first words of a message about a file.
+_FRAME = r'^\s*File "(.+?)", line (\d+)'
+_PLACE = r"^(?:[\w-]+: )?([^\s:][^:\n]*):(\d+): "
+_STRANGERS = r"[/\\](?:site|dist)-packages[/\\]|^<"
+
+
+class Trial:
+    """One run of *command* as a trial.
+
+    Args:
+        command: What would be run instead of this process.
+        timeout: Seconds it may take.
+        held: Addresses that this process holds.
+    """
+
+    def __init__(self, command: Command, timeout: float, held: Iterable[str] = ()) -> None:
+        self.command = command
+        self.timeout = timeout
+        self.held = tuple(held)
+        self.cancelled = False
+        self._child: Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Return when the program has proved that it can start.
+
+        Raises:
+            TrialFailed: It cannot, or it was not done in time.
+            CannotRestart: It could not even be run, or `cancel` was called.
+        """
+        reading, writing = os.pipe()
+        try:
+            try:
+                self._child = child = self._spawn(writing)
+            finally:
+                os.close(writing)
+            try:
+                report, output = self._listen(reading, child)
+            finally:
+                _end(child)
+        finally:
+            os.close(reading)
+        if self.cancelled:
+            raise CannotRestart(self.command.argv, "the process is on its way out")
+        if report.get("ok") is not True:
+            raise self._failure(report, output, child.returncode)
+
+    def cancel(self) -> None:
+        """Have `run` end soon; any thread may call it."""
+        self.cancelled = True
+        if self._child is not None:
+            _kill(self._child)
+
+    def _spawn(self, writing: int) -> Popen[bytes]:
+        import subprocess
+
+        environ = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_CHILDREN}
+        environ[VARIABLE] = f"{writing} {os.getpid()}"
+        environ[HELD] = "\n".join(self.held)
+        try:
+            return subprocess.Popen(
+                self.command.argv,
+                executable=self.command.executable,
+                cwd=self.command.directory,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writing,),
+                # Ctrl-C at the terminal is for this process, which ends the child.
+                process_group=0,
+            )
+        except OSError as error:
+            reason = f"no child could be started to try it in ({error})"
+            raise CannotRestart(self.command.argv, reason) from error
+
+    def _listen(self, reading: int, child: Popen[bytes]) -> tuple[dict[str, Any], str]:
+        """Read what the child reports and prints until it has said how it went, or cannot."""
+        import json
+        import select
+
+        assert child.stdout is not None
+        report, output = b"", b""
+        printing = child.stdout.fileno()
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
+        poll.register(printing, select.POLLIN)
+        deadline = time.monotonic() + self.timeout
+        if self.cancelled:
+            _kill(child)
+        while (left := deadline - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                chunk = os.read(fd, 1 << 16)
+                if fd == reading:
+                    report += chunk
+                else:
+                    output = (output + chunk)[-_MOST_KEPT:]
+                if chunk:
+                    continue
+                if fd == reading:
+                    # It is done: what it printed is in the pipe already.
+                    output = (output + _rest(printing))[-_MOST_KEPT:]
+                    with suppress(ValueError):
+                        return json.loads(report), _text(output)
+                    return {}, _text(output)
+                poll.unregister(fd)
+        return {"late": True}, _text(output)
+
+    def _failure(self, report: Mapping[str, Any], output: str, status: int) -> TrialFailed:
+        if report.get("late"):
+            said = f"it had not got as far as serving within {self.timeout:g} s"
+            return _told(said, f"{output}\n{said}".strip())
+        if report:
+            return _told(report["message"], report["text"], report["missing"])
+        if status == 0:
+            said = "it ended without starting the bus"
+            return _told(said, f"{output}\n{said}".strip())
+        lines = output.strip().splitlines() or [f"it ended with status {status} and said nothing"]
+        return _told(lines[-1].strip(), output.strip() or lines[-1])
+
+
+class Place(NamedTuple):
+    """Where a failure is, as far as its text says."""
+
+    file: str
+    line: int
+
+
+def places(text: str) -> list[Place]:
+    """Answer the files and lines that *text*, a traceback or a message, names, the likeliest last.
+
+    Frames of installed packages and of the standard library come before those of the site itself.
+    """
+    import re
+
+    found = [Place(file, int(line)) for file, line in re.findall(_FRAME, text, re.MULTILINE)]
+    if not found:
+        said = re.findall(_PLACE, text, re.MULTILINE)
+        found = [Place(file, int(line)) for file, line in reversed(said)]
+    real = [each for each in found if os.path.isfile(each.file)]
+    return sorted(real, key=lambda each: not _is_strangers(each.file))
+
+
+def _is_strangers(file: str) -> bool:
+    import re
+
+    return bool(re.search(_STRANGERS, file)) or file.startswith(os.path.dirname(os.__file__))
+
+
+def text_of(error: BaseException) -> str:
+    """Answer the traceback of a stranger's failure; a sentence of ours needs none."""
+    if isinstance(error, SitebusError):
+        return str(getattr(error, "traceback_text", "")).rstrip()
+    import traceback
+
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def missing(error: BaseException) -> set[str]:
+    """Answer what was not there and would mend *error*, as far as it tells: files and folders."""
+    found: set[str] = set()
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and isinstance(cause.filename, str):
+            found.add(os.path.abspath(cause.filename))
+        elif isinstance(cause, ImportError) and cause.name:
+            found.update(_sources(cause.name))
+        elif isinstance(cause, AppNotFound):
+            parts = cause.reference.replace("#", ":").split(":")
+            found.update(os.path.abspath(each) for each in parts if os.sep in each)
+            found.update(_sources(parts[0]))
+    return found
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Answer *error*, what it wraps, and what led to it."""
+    seen: set[int] = set()
+    left: list[object] = [error]
+    while left:
+        each = left.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            left += [getattr(each, "error", None), each.__cause__, each.__context__]
+
+
+def _sources(module: str) -> Iterator[str]:
+    """Answer what *module* would be on the site's own path: a file, a package, a folder."""
+    for folder in {os.path.abspath(each) for each in sys.path}:
+        path = os.path.join(folder, *module.split("."))
+        if not _is_strangers(path):
+            yield from (f"{path}.py", path, os.path.join(path, "__init__.py"))
+
+
+def _told(message: str, text: str, missing: Iterable[str] = ()) -> TrialFailed:
+    found = places(text)
+    where = found[-1] if found else Place("", 0)
+    files = {each.file for each in found}
+    return TrialFailed(message, text, where.file, where.line, files.union(missing))
+
+
+def _rest(fd: int) -> bytes:
+    os.set_blocking(fd, False)
+    with suppress(BlockingIOError):
+        return os.read(fd, _MOST_KEPT)
+    return b""
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "backslashreplace")
+
+
+def _kill(child: Popen[bytes]) -> None:
+    import signal
+
+    if child.poll() is None:
+        # With whatever it started; it made itself the leader of a group before it ran.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _end(child: Popen[bytes]) -> None:
+    """Give it a moment to end by itself, which tells its status."""
+    import subprocess
+
+    assert child.stdout is not None
+    try:
+        child.wait(0.2)
+    except subprocess.TimeoutExpired:
+        _kill(child)
+        child.wait()
+    child.stdout.close()
+
+
+# In the child.
+
+
+def is_one() -> bool:
+    """Tell whether this process is a trial."""
+    return _parent() == os.getppid()
+
+
+def _parent() -> int:
+    words = os.environ.get(VARIABLE, "").split()
+    return int(words[1]) if len(words) == 2 else 0
+
+
+def held() -> frozenset[str]:
+    """Answer the addresses that need not be tried, as they were asked for."""
+    return frozenset(os.environ.get(HELD, "").splitlines())
+
+
+def succeed() -> NoReturn:
+    """Report that the program can start, and end this process."""
+    _report({"ok": True}, 0)
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Report why the program cannot start, and end this process."""
+    kind = type(error).__name__
+    ours = isinstance(error, SitebusError)
+    message = str(error) if ours else f"{kind}: {error}".rstrip(": ")
+    said = {
+        "ok": False,
+        "message": " ".join(message.split()),
+        "text": text_of(error),
+        "missing": sorted(missing(error)),
+    }
+    _report(said, status_of(error))
+
+
+def _report(said: Mapping[str, Any], status: int) -> NoReturn:
+    import json
+
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    fd = int(os.environ[VARIABLE].split()[0])
+    with suppress(OSError), open(fd, "wb") as report:
+        report.write(json.dumps(said).encode())
+    os._exit(status)
+
+
+def mind_parent() -> None:
+    """In a trial, end this process when nobody waits for its report any more."""
+    import select
+    import threading
+
+    if not is_one():
+        return
+    fd = int(os.environ[VARIABLE].split()[0])
+    # What the program starts must not keep the report open.
+    os.set_inheritable(fd, False)
+    poll = select.poll()
+    poll.register(fd, select.POLLERR)
+
+    def wait() -> None:
+        poll.poll()
+        os._exit(EX_SOFTWARE)
+
+    threading.Thread(target=wait, name="sitebus trial", daemon=True).start()
