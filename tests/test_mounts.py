@@ -548,3 +548,15 @@ def test_ten_thousand_mounts_take_no_age() -> None:
     assert time.process_time() - begun < 5
     assert ask(site.wsgi, "/m2999/x").code == 200
     assert len(handles) == len(site.mounts)
+
+
+def test_a_site_tells_which_mount_a_request_goes_to() -> None:
+    """For who shows what is going on, without taking part in it."""
+    site = Site()
+    blog = site.mount(saying("x"), "/blog")
+    assert site.find(environ_of("/blog/1")) is blog
+    assert site.find(environ_of("/wiki")) is None
+    other = site.mount(saying("y"), "/", host="a.example")
+    assert site.find(environ_of("/blog", host="a.example")) is other
+    site.configure(strict_hosts=True)
+    assert site.find(environ_of("/blog", host="b.example")) is None

@@ -209,6 +209,12 @@ class Site:
         with self._changing:
             return tuple(self._mounts.values())
 
+    def find(self, environ: WSGIEnvironment) -> Mount | None:
+        """Answer the mount that a request goes to, as the server tells it; None if none does."""
+        table = self._table
+        prefixes = table.choose(_host_of(environ), environ.get("SERVER_PORT", ""))
+        return prefixes.find(environ.get("PATH_INFO", ""))[0] if prefixes is not None else None
+
     @property
     def table(self) -> Table[Mount]:
         """The present look-up table; never changes, the next change makes another."""

@@ -279,6 +279,7 @@ class HTTPServer(wsgi.Server):
         tls: The context when the doors speak TLS.
         log: Is told, as ``log(message, level, traceback)``, what cheroot would write to stderr.
         roll: Holds the identifiers of the threads that run the application.
+        tell: Is told, by name of a channel, when such a thread begins and ends.
     """
 
     ConnectionClass = Connection
@@ -296,6 +297,7 @@ class HTTPServer(wsgi.Server):
         tls: ssl.SSLContext | None,
         log: Log,
         roll: set[int] | None = None,
+        tell: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__(_bind_addr(doors), application, server_name=server_header)
         self.timeout = timeout
@@ -303,7 +305,7 @@ class HTTPServer(wsgi.Server):
         self.gateway = Gateway
         self.software = server_header
         self.ssl_adapter = TLSAdapter(tls) if tls is not None else None
-        self.requests = WorkerPool[Connection](threads, self._serve_one, name, roll)
+        self.requests = WorkerPool[Connection](threads, self._serve_one, name, roll, tell)
         self._keeper = Doorkeeper[Connection](
             doors,
             timeout=timeout,

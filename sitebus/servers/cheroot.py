@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sitebus import trial
 from sitebus.config.kinds import DURATION, TEXT
 from sitebus.config.options import Option, Row
 from sitebus.errors import BadServerOption, ServerEnded, SitebusError
@@ -106,9 +107,11 @@ class CherootServer(ServerAdapter):
         # Before any server stops, so that several drain at the same time.
         self._listen("stop", self.drain, Priority.DRAIN)
         self._listen("graceful", self.graceful, Priority.DEFAULT)
+        self._listen("trial", self.trial, Priority.BIND)
 
     def unsubscribe(self) -> None:
         """Take back `subscribe`; a running server goes on running."""
+        self.bus.unsubscribe(channel_for(self.bus, "trial"), self.trial)
         self.bus.unsubscribe(channel_for(self.bus, "graceful"), self.graceful)
         self.bus.unsubscribe(channel_for(self.bus, "stop"), self.drain)
         super().unsubscribe()
@@ -120,6 +123,16 @@ class CherootServer(ServerAdapter):
         self._bind_failed = True
         self._take_sockets()
         self._bind_failed = False
+
+    @prioritized(Priority.BIND)
+    def trial(self) -> None:
+        """Read the certificate, and bind what the process that tries this one does not hold."""
+        self._read_certificate()
+        held = trial.held()
+        for bind in self.binds:
+            # Descriptors and systemd's sockets are not passed to a trial.
+            if bind.kind in ("tcp", "unix") and str(bind) not in held:
+                self.bus.sockets.bind(bind)
 
     def _take_sockets(self) -> None:
         self._read_certificate()
@@ -184,7 +197,10 @@ class CherootServer(ServerAdapter):
 
     def graceful(self) -> None:
         """Read the certificate again, for connections from now on; a bad one changes nothing."""
-        if self.tls is not None and self.running:
+        if not self.running:
+            return
+        self._server.requests.announce_again()
+        if self.tls is not None:
             self._read_certificate()
             self._server.ssl_adapter.context = self._context
 
@@ -237,9 +253,11 @@ class CherootServer(ServerAdapter):
             tls=self._context,
             log=self.bus.log,
             roll=getattr(self.bus, "serving_threads", None),
+            tell=self.bus.publish,
         )
         server.max_request_header_size = self.max_header
         server.max_request_body_size = self.max_body
+        self._capacity[self] = self.threads
         return server
 
     def _report_end(self) -> None:
@@ -252,8 +270,15 @@ class CherootServer(ServerAdapter):
             if self.bus.impatient or time.monotonic() >= self._drain_until:
                 return
 
+    @property
+    def _capacity(self) -> dict[object, int]:
+        """What each server says it can serve at once; nobody looks where there is no engine."""
+        serving = getattr(self.bus, "serving", None)
+        return serving.capacity if serving is not None else {}
+
     def _finish(self, server: HTTPServer) -> None:
         stuck = server.finish(GRACE)
+        self._capacity.pop(self, None)
         if self._thread is not None:
             self._thread.join(GRACE)
         for door in self._doors:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -23,13 +24,22 @@ class WorkerPool(Generic[T]):
         work: Is called with each thing; must not raise.
         name: The threads are called this and a number.
         roll: Holds the identifiers of the threads while they run.
+        tell: Is called in each thread, with ``"acquire_thread"`` before it does anything and
+            ``"release_thread"`` at its end; what it raises is its own business.
     """
 
     def __init__(
-        self, size: int, work: Callable[[T], None], name: str, roll: set[int] | None = None
+        self,
+        size: int,
+        work: Callable[[T], None],
+        name: str,
+        roll: set[int] | None = None,
+        tell: Callable[[str], object] | None = None,
     ) -> None:
         self.size = size
         self._roll = set() if roll is None else roll
+        self._tell = tell
+        self._announcements = 1
         self._work = work
         self._name = name
         self._queue: SimpleQueue[T | None] = SimpleQueue()
@@ -57,6 +67,10 @@ class WorkerPool(Generic[T]):
             thread.start()
             self._threads.append(thread)
 
+    def announce_again(self) -> None:
+        """Have each thread tell ``"acquire_thread"`` once more, before it does anything else."""
+        self._announcements += 1
+
     def stop(self, timeout: float) -> list[threading.Thread]:
         """End the threads when all that was put is done, and answer those still at it then."""
         threads, self._threads = self._threads, []
@@ -72,12 +86,24 @@ class WorkerPool(Generic[T]):
         try:
             self._work_on()
         finally:
+            self._say("release_thread")
             self._roll.discard(threading.get_ident())
+
+    def _say(self, channel: str) -> None:
+        if self._tell is not None:
+            # Strangers' listeners, whose failures are logged: the thread serves all the same.
+            with suppress(BaseException):
+                self._tell(channel)
 
     def _work_on(self) -> None:
         me = threading.current_thread()
+        announced = self._announcements
+        self._say("acquire_thread")
         while (thing := self._queue.get()) is not None:
             self._busy[me] = thing
+            if announced != self._announcements:
+                announced = self._announcements
+                self._say("acquire_thread")
             try:
                 self._work(thing)
             finally:

@@ -202,8 +202,12 @@ def test_a_stopped_server_is_not_kept_by_cheroot(engine: Engine, serve: Serve) -
     """Its table of statistics would hold every server there ever was."""
     import logging
 
+    def rows() -> set[str]:
+        return {k for k in getattr(logging, "statistics", {}) if k.startswith("Cheroot")}
+
+    before = rows()
     serve()
-    assert not [k for k in getattr(logging, "statistics", {}) if k.startswith("Cheroot")]
+    assert rows() <= before
 
 
 def test_a_closed_connection_is_freed_at_once(serve: Serve) -> None:
@@ -323,12 +327,11 @@ def test_an_adapter_restarts_alone(engine: Engine, serve: Serve, connect: Connec
 
 def test_an_unsubscribed_server_is_left_alone(engine: Engine) -> None:
     """Every listener that was subscribed is taken back."""
-    before = {channel: len(listeners) for channel, listeners in engine.listeners.items()}
     server = CherootServer(engine, hello, binds=["127.0.0.1:0"])
     server.subscribe()
     server.unsubscribe()
 
-    assert {name: len(found) for name, found in engine.listeners.items()} == before
+    assert not [channel for channel, listeners in engine.listeners.items() if listeners]
 
 
 def _switches() -> int:
