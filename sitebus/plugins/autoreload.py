@@ -1,0 +1,372 @@
+"""Restart the process when a file it is made of changes.
+
+Decides when, and what to do about a change: templates may only need a listener that clears a
+cache; code is compiled, its old bytecode removed, and the bus asked to restart. A bus that tries
+the new code first may refuse: then the old code keeps serving, and the next good save restarts.
+What is watched, and how, is up to `sitebus.reload`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from sitebus.errors import CannotRestart, TrialFailed, Unreachable
+from sitebus.listeners import ERROR
+from sitebus.plugins import Plugin, listens
+from sitebus.process import Engine
+from sitebus.reload import bytecode, legacy, modules
+from sitebus.reload.guard import MOST, Guard
+from sitebus.reload.opened import OPENED, now
+from sitebus.reload.sources import Sources
+from sitebus.reload.stamps import ABSENT, Snapshot, State
+from sitebus.reload.watcher import Changes, Watcher
+
+WARNING = 30
+
+#: How long a failure of our own puts off the next look, and the most that it may become; seconds.
+FIRST_DELAY, LONGEST_DELAY = 1.0, 64.0
+
+#: How long a stop waits for the thread, which is told to end; seconds.
+PATIENCE = 5.0
+
+
+class Autoreloader(Plugin):
+    """Watch the site's files while the bus runs, and restart it when one changes.
+
+    Watched are the imported modules that are the site's own, the templates, static and
+    configuration files that it opens, and what is named here.
+
+    Args:
+        bus: The bus.
+        frequency: Seconds between two looks, where the system does not tell of changes.
+        match: Module names to watch begin as this expression says. The default leaves out the
+            standard library and installed packages; one of your own decides alone.
+        watch: Patterns of more files, such as ``templates/**/*.html``.
+        ignore: Patterns of files to leave alone.
+        force_polling: Look again and again, even if the system might tell.
+        debounce: How long no change may come before a burst of them is over, in seconds.
+        since: When the site's files began to be loaded, in nanoseconds, if that was before this
+            plugin was subscribed: changes since then are noticed.
+
+    Attributes:
+        failure: Why the last change was not taken up; None when what is on disk is what runs.
+    """
+
+    def __init__(
+        self,
+        bus: Engine,
+        frequency: float = 1,
+        match: str = modules.ANY,
+        *,
+        watch: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+        force_polling: bool = False,
+        debounce: float = 0.05,
+        since: int | None = None,
+    ) -> None:
+        super().__init__(bus)
+        self.frequency = frequency
+        self.match = match
+        self.watch = tuple(watch)
+        self.ignore = tuple(ignore)
+        self.force_polling = force_polling
+        self.debounce = debounce
+        self.failure: TrialFailed | CannotRestart | None = None
+        self.thread: threading.Thread | None = None
+        self._files: set[str] = set()
+        self._guard = Guard()
+        self._snapshot = Snapshot(since)
+        self._watcher: Watcher | None = None
+        #: What the code that runs was loaded from, for files that have changed since.
+        self._running: dict[str, State] = {}
+        #: Whether putting these back would mend a failure.
+        self._revertible = False
+        self._hears = False
+        self._restarting = False
+
+    @property
+    def files(self) -> set[str]:
+        """Paths that are watched besides what is found: those of the bus, where it keeps any."""
+        shared = getattr(self.bus, "autoreload", None)
+        if shared is None or isinstance(shared, Autoreloader):
+            return self._files
+        files: set[str] = shared.files
+        return files
+
+    @files.setter
+    def files(self, paths: set[str]) -> None:
+        shared = getattr(self.bus, "autoreload", None)
+        if shared is None or isinstance(shared, Autoreloader):
+            self._files = paths
+        else:
+            shared.files = paths
+
+    @property
+    def mtimes(self) -> dict[str, float | None]:
+        """When each watched file was modified as far as is known; None for one that is gone."""
+        states = self._snapshot.states.copy()
+        return {
+            path: state.stamp.modified / 1e9 if state.stamp else None
+            for path, state in states.items()
+        }
+
+    def sysfiles(self) -> set[str]:
+        """Answer the files of the imported modules that are watched."""
+        return set(modules.imported(self.match).files)
+
+    def subscribe(self) -> None:
+        """Listen to the bus, and from now on to what the process opens."""
+        super().subscribe()
+        # Not marked: on a bus that only has "start", the name would be taken for a slip.
+        if (machine := getattr(self.bus, "machine", None)) is not None:
+            self.bus.subscribe(machine.channel("started"), self.started)
+        self._listen()
+
+    def unsubscribe(self) -> None:
+        """Watch nothing any more."""
+        self.stop()
+        self._deafen()
+        super().unsubscribe()
+        if (machine := getattr(self.bus, "machine", None)) is not None:
+            self.bus.unsubscribe(machine.channel("started"), self.started)
+
+    @listens("start", priority=70)
+    def start(self) -> None:
+        """Watch, in a thread of its own; what the image before this one knew is known."""
+        if self.frequency <= 0 or (self.thread is not None and self.thread.is_alive()):
+            return
+        self._listen()
+        self._inherit()
+        self._watcher = self._new_watcher()
+        if not hasattr(self.bus, "machine"):
+            self.started()  # nobody will say when it is up
+        self.thread = threading.Thread(target=self._keep_watching, daemon=True)
+        self.thread.name = type(self).__name__
+        self.thread.start()
+
+    def started(self) -> None:
+        """From here on, configuration that is opened is the application's data."""
+        if self._watcher is not None:
+            self._watcher.sources.ready = now()
+
+    @listens("stop")
+    def stop(self) -> None:
+        """End the thread; if the process is about to run itself again, leave it what is known."""
+        watcher, thread = self._watcher, self.thread
+        if watcher is not None:
+            watcher.stop()
+        own = thread is threading.current_thread() or self._restarting
+        if thread is not None and not own:
+            thread.join(PATIENCE)
+        self._watcher = self.thread = None
+        if getattr(self.bus, "execv", False):
+            self._leave()
+
+    @listens("exit")
+    def exit(self) -> None:
+        """Hear no more of what is opened."""
+        self._deafen()
+
+    def run(self) -> None:
+        """Look once, and restart if something has changed; the first look is for comparison."""
+        if self._watcher is None:
+            self._listen()
+            self._watcher = self._new_watcher()
+        changes = self._watcher.look()
+        if changes is not None:
+            self._answer(changes)
+
+    # The thread.
+
+    def _keep_watching(self) -> None:
+        watcher = self._watcher
+        delay = FIRST_DELAY
+        try:
+            while watcher is not None and not watcher.stopped:
+                try:
+                    changes = watcher.wait()
+                    if changes is not None:
+                        self._answer(changes)
+                    delay = FIRST_DELAY
+                # Without this thread no change would be seen any more, whatever goes wrong.
+                except Exception:  # noqa: BLE001
+                    self.bus.log(f"Error while reloading; going on in {delay:g} s", ERROR, True)
+                    watcher.rest(delay)
+                    delay = min(2 * delay, LONGEST_DELAY)
+        finally:
+            if watcher is not None:
+                watcher.close()
+
+    def _new_watcher(self) -> Watcher:
+        sources = Sources(lambda: self.files, lambda: self.match, self.watch, self.ignore)
+        if self.failure is not None:
+            self._look_out_for(self.failure, sources)
+        return Watcher(
+            sources,
+            self._snapshot,
+            lambda: self.frequency,
+            self.debounce,
+            self.force_polling,
+            self._warn,
+        )
+
+    def _warn(self, message: str) -> None:
+        self.bus.log(message, WARNING)
+
+    # What is done about a change.
+
+    def _answer(self, changes: Changes) -> None:
+        if not (changes.soft and self._is_dealt_with(changes)):
+            self._reload(changes)
+
+    def _is_dealt_with(self, changes: Changes) -> bool:
+        """Tell listeners of templates and static files; one that answers True spares a restart."""
+        answers = self._publish("files_changed", changes.paths)
+        dealt_with = changes.served or any(answer is True for answer in answers)
+        if dealt_with:
+            self._publish("files_refreshed", changes.paths)
+        return dealt_with
+
+    def _reload(self, changes: Changes) -> None:
+        for path in changes.paths:
+            self._running.setdefault(path, changes.before.get(path, ABSENT))
+        if self._is_as_it_was():
+            self._mended()
+            return
+        name = changes.paths[0]
+        if not self._calm_down(name):
+            return
+        try:
+            # Those of before as well: a mistake may be left in another file.
+            bytecode.check(path for path in sorted(self._running) if path.endswith(".py"))
+        except TrialFailed as error:
+            self._publish("restart_refused", error)
+            self._fail(error)
+        else:
+            bytecode.forget(self._running)
+            self.bus.log(f"Restarting because {name} changed.")
+            self._restart()
+
+    def _restart(self) -> None:
+        self._guard.note()
+        self._restarting = True
+        try:
+            self.bus.restart()
+        except (CannotRestart, TrialFailed) as error:
+            self._fail(error)
+        except Unreachable:
+            pass  # the process ends anyway
+        finally:
+            self._restarting = False
+
+    def _calm_down(self, name: str) -> bool:
+        """Wait, if this looks like a loop; False if there is nothing to do any more."""
+        watcher = self._watcher
+        pause = self._guard.pause()
+        if not pause or watcher is None:
+            return True
+        if self._guard.first:
+            self._warn(
+                f"{name} changed again after {MOST} reloads in a short time; if it is the site "
+                f"that changes it, ignore it. Reloads are put off, by {pause:g} s and more"
+            )
+        if not watcher.rest(pause):
+            return False
+        more = watcher.look()
+        if more is not None:
+            for path in more.paths:
+                self._running.setdefault(path, more.before.get(path, ABSENT))
+        return True
+
+    def _fail(self, error: TrialFailed | CannotRestart) -> None:
+        """Keep the old code, say why, and look out for the mending."""
+        watcher = self._watcher
+        if watcher is None or watcher.stopped:
+            return
+        self._revertible = True
+        self.failure = error
+        self._look_out_for(error, watcher.sources)
+        text = getattr(error, "text", "")
+        self.bus.log(f"{error}\n{text}".rstrip(), ERROR)
+        self._publish("reload_failed", error)
+
+    @listens("restart_refused")
+    def restart_refused(self, error: TrialFailed | CannotRestart) -> None:
+        """Look out for the mending, whoever asked for the restart."""
+        if self._restarting:
+            return
+        self._revertible = False
+        self.failure = error
+        if self._watcher is not None:
+            self._look_out_for(error, self._watcher.sources)
+
+    def _look_out_for(self, error: TrialFailed | CannotRestart, sources: Sources) -> None:
+        sources.extra = frozenset(getattr(error, "files", ()))
+        sources.failing = True
+
+    def _is_as_it_was(self) -> bool:
+        """Tell whether, after a failure, every file is again what the code that runs came from."""
+        if not (self._revertible and isinstance(self.failure, TrialFailed)):
+            return False
+        states = self._snapshot.states
+        return all(
+            (old.digest or old.stamp is None) and states[path].digest == old.digest
+            for path, old in self._running.items()
+        )
+
+    def _mended(self) -> None:
+        self.failure = None
+        self._running.clear()
+        if self._watcher is not None:
+            self._watcher.sources.extra = frozenset()
+            self._watcher.sources.failing = False
+        self.bus.log("Not restarting: the files are again what is running.")
+        self._publish("reload_mended")
+
+    def _publish(self, channel: str, *values: object) -> list[Any]:
+        try:
+            return self.bus.publish(channel, *values)
+        # A listener's failure, which the bus has logged; and any bus has errors of its own.
+        except Exception:  # noqa: BLE001
+            return []
+
+    # From image to image.
+
+    def _inherit(self) -> None:
+        sockets = getattr(self.bus, "sockets", None)
+        fd = sockets.claim(legacy.NAME) if sockets is not None else None
+        if fd is None:
+            return
+        try:
+            known = legacy.read(fd)
+            self._snapshot.load(known["snapshot"])
+            self._guard.load(**known["guard"])
+        except (ValueError, TypeError, KeyError):
+            self._warn("What the reloader knew before the restart cannot be read")
+
+    def _leave(self) -> None:
+        legacies = getattr(self.bus, "legacies", None)
+        if legacies is None:
+            return
+        known = {"snapshot": self._snapshot.dump(), "guard": self._guard.dump()}
+        try:
+            fd = legacy.write(known)
+        except OSError as error:
+            self._warn(f"What the reloader knows cannot be left to the next image: {error}")
+            return
+        if (old := legacies.pop(legacy.NAME, None)) is not None:
+            os.close(old)
+        legacies[legacy.NAME] = fd
+
+    def _listen(self) -> None:
+        if not self._hears and not getattr(self.bus, "trying", False):
+            self._hears = True
+            OPENED.start()
+
+    def _deafen(self) -> None:
+        if self._hears:
+            self._hears = False
+            OPENED.stop()

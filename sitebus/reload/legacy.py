@@ -1,0 +1,53 @@
+"""What a reloader leaves to the next image of its process: JSON in a file without a name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+#: The name under which the engine hands it down.
+NAME = "reload"
+
+
+def write(content: Mapping[str, Any]) -> int:
+    """Answer the descriptor of a new file that holds *content*."""
+    import json
+
+    data = json.dumps(content).encode()
+    fd = _nameless()
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read(fd: int) -> dict[str, Any]:
+    """Answer what *fd* holds, and close it.
+
+    Raises:
+        ValueError: It is not ours, or of another version.
+    """
+    import json
+
+    try:
+        with open(fd, "rb") as file:
+            content = json.loads(file.read())
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(content, dict):
+        raise ValueError("no snapshot of a reloader")
+    return content
+
+
+def _nameless() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("sitebus-reload")
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,254 @@
+"""Which files a running site is made of: its modules, what it opens, and what it was told.
+
+Modules come from `modules`, templates and configuration from `opened`, the rest from sets and
+patterns. A file that the site opened counts if it is the site's own: below the directory that it
+was started in or below one of those its modules come from, and neither temporary, hidden, nor part
+of an installed package.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from sitebus.reexec import STARTED_IN
+from sitebus.reload import modules
+from sitebus.reload.globs import SKIPPED, Glob, Ignored
+from sitebus.reload.opened import ARCHIVES, CONFIG, OPENED, PYTHON, STATIC, TEMPLATES
+
+#: Mako names what it generates after the template, and says inside which that is.
+_GENERATED = tuple(f"{ending}.py" for ending in sorted(TEMPLATES))
+_MADE_FROM = re.compile(r"""^_template_filename = (['"])(.+)\1$""", re.MULTILINE)
+
+_MODULE = re.compile(r"[^\W\d]\w*\.py")
+
+
+class Subject(NamedTuple):
+    """What is watched: files, directories where new ones matter, and what was chosen by hand."""
+
+    files: frozenset[str] = frozenset()
+    #: Directories, and whether a new name in one matters.
+    folders: Mapping[str, Callable[[str], bool]] = {}
+    #: Files that somebody named or that are code: they are never merely refreshed.
+    listed: frozenset[str] = frozenset()
+
+
+def is_soft(path: str) -> bool:
+    """Tell whether *path* is a template or a static file, by its name."""
+    return ending(path) in TEMPLATES or is_static(path)
+
+
+def is_static(path: str) -> bool:
+    """Tell whether *path* is served as it is, by its name."""
+    return ending(path) in STATIC
+
+
+def ending(path: str) -> str:
+    """Answer the last dot of *path* and what follows."""
+    return path[path.rfind(".") :]
+
+
+class Sources:
+    """Find out what is to be watched.
+
+    Args:
+        files: Asked each time for the files that were named by hand.
+        match: Asked each time; see `sitebus.reload.modules.imported`.
+        watch: Patterns of files that were named by hand.
+        ignore: Patterns of files to leave alone.
+
+    Attributes:
+        extra: Files that matter for now: those of a failed trial.
+        ready: When the site was up, in nanoseconds; configuration opened later is the
+            application's data.
+        failing: A module that is created anywhere on the site's own path may be the missing one.
+    """
+
+    def __init__(
+        self,
+        files: Callable[[], Collection[str]],
+        match: Callable[[], str] = lambda: modules.ANY,
+        watch: Iterable[str] = (),
+        ignore: Iterable[str] = (),
+    ) -> None:
+        self.files = files
+        self.match = match
+        self.extra: frozenset[str] = frozenset()
+        self.ready: int | None = None
+        self.failing = False
+        self._globs = [Glob.of(each, STARTED_IN) for each in watch]
+        self._ignored = Ignored(ignore, STARTED_IN)
+        self._roots: frozenset[str] = frozenset()
+        self._noted = 0
+        self._times: dict[str, int] = {}
+        self._own: dict[str, bool] = {}
+        self._generated: dict[str, str | None] = {}
+        self._seen: tuple[object, ...] = ()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the next `find` may find something else; cheap enough to ask all the time."""
+        return OPENED.news or self._seen != self._wishes()
+
+    def _wishes(self) -> tuple[object, ...]:
+        return len(sys.modules), len(self.files()), self.match(), self.extra, self.failing
+
+    def find(self) -> Subject:
+        """Answer what is to be watched from now on."""
+        OPENED.news = False
+        self._seen = self._wishes()
+        code = modules.imported(self.match())
+        roots = {STARTED_IN, *code.roots}
+        self._set_roots(frozenset(filter(_narrow, roots | set(map(os.path.realpath, roots)))))
+        opened = set(self._opened())
+        named, folders = self._named()
+        listed = code.files | named | self.extra
+        for each in code.packages | (roots if self.failing else set()):
+            folders.setdefault(each, _is_module)
+        for each in opened:
+            if ending(each) in TEMPLATES:
+                folders.setdefault(os.path.dirname(each), _is_template)
+        files = frozenset(each for each in listed | opened if each not in self._ignored)
+        return Subject(files, self._heeding(folders), frozenset(listed))
+
+    def first_opened(self) -> dict[str, int]:
+        """Answer, by absolute path, when each file was first opened; for a source, in any form."""
+        noted = list(OPENED.times.items())
+        if len(noted) < self._noted:
+            self._noted = 0  # it was cleared
+        for path, when in noted[self._noted :]:
+            path = modules.source(os.path.normpath(os.path.join(STARTED_IN, path)))
+            self._times[path] = min(when, self._times.get(path, when))
+        self._noted = len(noted)
+        return self._times
+
+    def _named(self) -> tuple[frozenset[str], dict[str, Callable[[str], bool]]]:
+        """Answer the files that were named, alone or by patterns, and where more may appear."""
+        files: set[str] = set()
+        folders: dict[str, Callable[[str], bool]] = {}
+        globs = list(self._globs)
+        for each in tuple(self.files()):
+            path = os.path.normpath(os.path.join(STARTED_IN, each)) if each else ""
+            if os.path.isdir(path):
+                globs.append(Glob.of(path, STARTED_IN))
+            elif path:
+                files.add(modules.source(path))
+        for glob in globs:
+            found, where = glob.walk()
+            files |= found
+            folders.update((folder, _matching(glob, folder)) for folder in where)
+        return frozenset(files), folders
+
+    def _heeding(
+        self, folders: Mapping[str, Callable[[str], bool]]
+    ) -> dict[str, Callable[[str], bool]]:
+        ignored = self._ignored
+
+        def heed(folder: str, matters: Callable[[str], bool]) -> Callable[[str], bool]:
+            return lambda name: matters(name) and os.path.join(folder, name) not in ignored
+
+        return {folder: heed(folder, matters) for folder, matters in folders.items()}
+
+    def _opened(self) -> Iterator[str]:
+        for path, when in list(self.first_opened().items()):
+            kind = ending(path)
+            if kind in PYTHON:
+                template = self._template_of(path)
+                if template and self._is_own(template):
+                    yield template
+            elif kind in ARCHIVES:
+                continue  # what was imported from one is known as a module
+            elif kind in CONFIG and self.ready is not None and when > self.ready:
+                continue
+            elif self._is_own(path):
+                yield path
+
+    def _template_of(self, path: str) -> str | None:
+        """Answer the template from which the module *path* was generated."""
+        if not path.endswith(_GENERATED):
+            return None
+        if path not in self._generated:
+            self._generated[path] = _read_template_name(path)
+        return self._generated[path]
+
+    def _set_roots(self, roots: frozenset[str]) -> None:
+        if roots != self._roots:
+            self._roots = roots
+            self._own.clear()
+
+    def _is_own(self, path: str) -> bool:
+        own = self._own.get(path)
+        if own is None:
+            own = self._own[path] = self._lies_in_roots(path)
+        return own
+
+    def _lies_in_roots(self, path: str) -> bool:
+        for root in self._roots:
+            if not path.startswith(root + os.sep):
+                continue
+            inside = path[len(root) :].split(os.sep)[1:-1]
+            if any(part in SKIPPED or part.startswith(".") for part in inside):
+                continue
+            # Temporary files are nobody's, unless all of the site is temporary.
+            if any(_below(path, each) and not _below(root, each) for each in _temporary()):
+                continue
+            return True
+        return False
+
+
+def _is_module(name: str) -> bool:
+    # Editors' drafts and locks have other characters in their names.
+    return _MODULE.fullmatch(name) is not None
+
+
+def _is_template(name: str) -> bool:
+    return ending(name) in TEMPLATES and not name.startswith((".", "#"))
+
+
+def _matching(glob: Glob, folder: str) -> Callable[[str], bool]:
+    def matches(name: str) -> bool:
+        path = os.path.join(folder, name)
+        return glob.matches(path) or (glob.deep and os.path.isdir(path))
+
+    return matches
+
+
+def _read_template_name(path: str) -> str | None:
+    try:
+        with OPENED.unheard(), open(path, encoding="utf-8", errors="replace") as file:
+            found = _MADE_FROM.search(file.read(4096))
+    except OSError:
+        return None
+    return found and found[2]
+
+
+def _narrow(root: str) -> bool:
+    """Tell whether *root* says anything: the whole machine is not a project."""
+    return os.path.dirname(root) != root
+
+
+def _below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root + os.sep)
+
+
+def _temporary() -> tuple[str, ...]:
+    named = (os.environ.get(each) for each in ("TMPDIR", "TEMP", "TMP"))
+    return ("/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/run", *filter(None, named))
+
+
+def started() -> int:
+    """Answer when this process was started, in nanoseconds: no module was read before."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return _LOADED
+    return time.time_ns() - int(age * 1e9)
+
+
+_LOADED = time.time_ns()

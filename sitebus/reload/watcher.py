@@ -1,0 +1,210 @@
+"""Watch what a running site is made of, and answer what has changed.
+
+One thread waits; nothing here starts one. A burst of changes is one answer: it is over when nothing
+came for the length of a debounce, or after a while in any case.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from sitebus.errors import CannotWatch
+from sitebus.reload import notices, places
+from sitebus.reload.notices import LONGEST, Notices, Polling
+from sitebus.reload.sources import Sources, Subject, is_soft, is_static
+from sitebus.reload.stamps import EMPTY, Snapshot, State, look
+
+#: How often other files are looked for while a site imports and opens them; seconds.
+PATIENCE = 0.5
+
+
+class Changes(NamedTuple):
+    """What has changed since the last answer."""
+
+    #: Sorted; those that are gone, too.
+    paths: tuple[str, ...]
+    #: Only templates and static files have changed.
+    soft: bool
+    #: Only static files have, and nobody named them: whoever asks gets the new ones anyway.
+    served: bool
+    #: What they were like before, those that were there.
+    before: Mapping[str, State]
+
+
+class Watcher:
+    """Watch *sources*, from the first `look` or `wait` to `close`.
+
+    Args:
+        sources: What to watch.
+        snapshot: What it was like when it was loaded.
+        frequency: Asked for the seconds between two looks, where the system does not tell.
+        debounce: How long nothing may come before a burst is over, in seconds.
+        force_polling: Look, even if the system might tell.
+        log: Told once, if there is no other way than looking.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        snapshot: Snapshot,
+        frequency: Callable[[], float],
+        debounce: float,
+        force_polling: bool,
+        log: Callable[[str], object],
+    ) -> None:
+        self.sources = sources
+        self.snapshot = snapshot
+        self.frequency = frequency
+        self.debounce = debounce
+        self.force_polling = force_polling
+        self.log = log
+        self.stopped = False
+        self.subject = Subject()
+        self._notices: Notices | None = None
+        self._found_at = float("-inf")
+        self._new: set[str] = set()
+
+    @property
+    def polls(self) -> bool:
+        """Whether it looks again and again because the system does not tell."""
+        return isinstance(self._notices, Polling)
+
+    def look(self) -> Changes | None:
+        """Answer what has changed, at once."""
+        self._find()
+        changed = self._changed()
+        return self._told(changed) if changed else None
+
+    def wait(self) -> Changes | None:
+        """Answer what has changed, when something has; None once `stop` was called."""
+        self._cover()
+        settled = False
+        while not self.stopped:
+            changed = self._changed()
+            if changed:
+                changed = self._settled(changed, settled)
+            if changed and not self.stopped:
+                return self._told(changed)
+            self._rest(None)
+            settled = not self.polls
+            if self.sources.stale:
+                self._cover()
+            else:
+                self._cover_again()
+        return None
+
+    def rest(self, seconds: float) -> bool:
+        """Wait without answering anything; False if `stop` was called."""
+        end = time.monotonic() + seconds
+        while not self.stopped and (left := end - time.monotonic()) > 0:
+            self._rest(left)
+        return not self.stopped
+
+    def stop(self) -> None:
+        """Have `wait` end soon; any thread may call it."""
+        self.stopped = True
+        if self._notices is not None:
+            self._notices.wake()
+
+    def close(self) -> None:
+        """Give back what the system gave."""
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
+
+    # What is watched.
+
+    def _find(self) -> None:
+        self._found_at = time.monotonic()
+        known, self.subject = self.subject, self.sources.find()
+        listings = self.snapshot.listings
+        for folder in self.subject.folders.keys() - known.folders.keys():
+            above = listings.get(os.path.dirname(folder))
+            if above is not None and os.path.basename(folder) not in above.names:
+                # What is in a new directory is new.
+                listings[folder] = EMPTY
+
+    def _cover(self) -> None:
+        """Watch what there is to watch now."""
+        self._find()
+        self._cover_again()
+
+    def _cover_again(self) -> None:
+        """Watch the same: a directory may be another one now."""
+        if self._notices is not None and self.polls:
+            return
+        where = places.of(self.subject.files, self.subject.folders)
+        if self._notices is None:
+            self._notices = self._choose(where)
+        try:
+            self._notices.cover(where, self.subject.folders)
+        except CannotWatch as error:
+            self.log(f"Looking for changed files every {self.frequency():g} s: {error}")
+            self.close()
+            self._notices = self._polling()
+
+    def _choose(self, where: places.Places) -> Notices:
+        polls = self.force_polling
+        return notices.choose(where, self.frequency, self.debounce, self._news, self.log, polls)
+
+    def _polling(self) -> Polling:
+        return Polling(self.frequency)
+
+    def _news(self) -> bool:
+        """Whether it is time to find out what else is to be watched."""
+        return self.sources.stale and time.monotonic() >= self._found_at + PATIENCE
+
+    # What has changed.
+
+    def _changed(self) -> dict[str, State]:
+        self._note_new()
+        opened = self.sources.first_opened
+        changed = self.snapshot.changes(self.subject.files, opened)
+        if self._new:
+            changed |= self._unread(opened())
+        return changed
+
+    def _note_new(self) -> None:
+        while new := self.snapshot.new_names(self.subject.folders):
+            folders = set(filter(os.path.isdir, new))
+            self._new.update(set(new) - folders)
+            if not folders:
+                return
+            self.snapshot.listings.update(dict.fromkeys(folders, EMPTY))
+            self._find()
+            if self._notices is not None:
+                self._cover_again()
+
+    def _unread(self, opened: Mapping[str, int]) -> dict[str, State]:
+        """Answer the new files; what the site itself has read already is not news to it."""
+        states = {path: look(path) for path in self._new if path not in opened}
+        found = {path: state for path, state in states.items() if state.stamp}
+        self._new.intersection_update(found)
+        return found
+
+    def _settled(self, changed: dict[str, State], quiet: bool) -> dict[str, State]:
+        """Answer what has changed when a burst is over; what is gone may be about to come back."""
+        end = time.monotonic() + LONGEST
+        while time.monotonic() < end and not self.stopped:
+            if quiet and not any(state.stamp is None for state in changed.values()):
+                break
+            self._rest(self.debounce)
+            before, changed = changed, self._changed()
+            quiet = changed == before
+        return changed
+
+    def _told(self, changed: Mapping[str, State]) -> Changes:
+        states = self.snapshot.states
+        before = {path: states[path] for path in changed if path in states}
+        self.snapshot.accept(changed)
+        self._new.clear()
+        soft = all(map(is_soft, changed)) and not self.sources.extra.intersection(changed)
+        served = all(map(is_static, changed)) and not self.subject.listed.intersection(changed)
+        return Changes(tuple(sorted(changed)), soft, soft and served, before)
+
+    def _rest(self, seconds: float | None) -> None:
+        assert self._notices is not None
+        self._notices.wait(seconds)

@@ -1,0 +1,205 @@
+"""Which way of hearing of changes is taken, and what it says when it is not the best."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from sitebus.reload import notices, places
+from sitebus.reload.notices import Native, Polling
+from tests.helpers import environment, open_descriptors, wait_for
+from tests.reload.watching import watching
+
+
+def test_places_are_real_directories(tmp_path: Path) -> None:
+    """A change is told where it happens, however the path was spelled."""
+    (tmp_path / "real" / "shop").mkdir(parents=True)
+    (tmp_path / "real" / "shop" / "views.py").write_text("")
+    (tmp_path / "link").symlink_to("real")
+    found = places.of([str(tmp_path / "link" / "shop" / "views.py")], [])
+    real = os.path.realpath(tmp_path)
+    assert set(found.folders) == {real, f"{real}/real/shop"}
+    assert found.names == {"link", "views.py"}
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    found = places.of([str(tmp_path / "a" / "x.py"), str(tmp_path / "a")], [str(tmp_path / "b")])
+    assert set(found.folders) == {os.path.realpath(tmp_path)}
+
+
+MOUNTS = """\
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 27 0:50 / /srv/nfs rw shared:1 - nfs4 server:/x rw
+31 27 0:51 / /srv/with\\040space rw - 9p host rw
+32 27 0:52 / /srv/nfs/local rw - tmpfs tmpfs rw
+33 27 0:53 / /home/me rw - fuse.sshfs x rw
+34 27 0:54 / /sys/fs/fuse/connections rw - fusectl fusectl rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/srv", None),
+        ("/srv/nfs", "nfs4"),
+        ("/srv/nfs/shop", "nfs4"),
+        ("/srv/nfsx", None),
+        ("/srv/nfs/local/shop", None),
+        ("/srv/with space/x", "9p"),
+        ("/home/me/x", "fuse.sshfs"),
+        ("/sys/fs/fuse/connections", None),
+    ],
+)
+def test_some_file_systems_are_silent(tmp_path: Path, folder: str, kind: str | None) -> None:
+    """Others write there, and our kernel does not hear of it."""
+    table = tmp_path / "mountinfo"
+    table.write_text(MOUNTS)
+    found = places.silent(["/", folder], str(table))
+    assert (found and found[1]) == kind
+
+
+def test_without_a_table_none_is_silent() -> None:
+    assert places.silent(["/srv"], "/nonexistent") is None
+
+
+def test_the_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra; without it there is one line, and changes are still seen."""
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if "site-packages" not in each])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    for name in [each for each in sys.modules if each.partition(".")[0] == "watchfiles"]:
+        monkeypatch.delitem(sys.modules, name)
+    path = tmp_path / "a.py"
+    path.write_text("")
+    with watching([path]) as seen:
+        path.write_text("X = 1\n")
+        assert seen.names() == ["a.py"]
+        path.write_text("X = 2\n")
+        assert seen.names() == ["a.py"]
+    assert len(seen.logged) == 1
+    assert "pip install 'sitebus[reload]'" in seen.logged[0]
+
+
+def test_the_library_is_loaded_without_its_package() -> None:
+    """The package imports asyncio, which a site may not need, on every reload."""
+    pytest.importorskip("watchfiles")
+    script = (
+        "import sys; from sitebus.reload.notices import _rust_notify as f; f()\n"
+        "assert 'asyncio' not in sys.modules and 'anyio' not in sys.modules\n"
+        "import watchfiles; assert watchfiles.main.RustNotify is f()"
+    )
+    subprocess.run([sys.executable, "-c", script], env=environment(), check=True, timeout=30)
+
+
+LIMITED = """
+import sys, threading
+from pathlib import Path
+from tests.reload.watching import watching
+folder = Path(sys.argv[1])
+paths = [folder / f"d{number}" / "a.py" for number in range(20)]
+for path in paths:
+    path.parent.mkdir()
+    path.write_text("")
+with watching(paths) as seen:
+    paths[3].write_text("X = 1\\n")
+    print(seen.names(), seen.watcher.polls, len(seen.logged), *seen.logged)
+"""
+
+
+@pytest.mark.parametrize("limit", ["max_inotify_watches", "max_inotify_instances"])
+def test_the_systems_limit_may_be_reached(tmp_path: Path, limit: str) -> None:
+    """Editors and other sites watch, too; what is left is looking."""
+    pytest.importorskip("watchfiles")
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED)
+    most = {"max_inotify_watches": 5, "max_inotify_instances": 0}[limit]
+    shell = f"echo {most} > /proc/sys/user/{limit} && exec {sys.executable} {script} {tmp_path}"
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("no user namespaces here")
+    run = subprocess.run(
+        [unshare, "--user", "--map-root-user", "sh", "-c", shell],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if "unshare" in run.stderr:
+        pytest.skip(run.stderr)
+    assert run.stdout.startswith("['a.py'] True 1 Looking for changed files every"), run.stderr
+    assert "inotify" in run.stdout
+
+
+@pytest.mark.parametrize("way", [Polling, Native])
+def test_a_wait_ends_when_it_is_told(way: type[Polling | Native], tmp_path: Path) -> None:
+    """A stop should not wait for the next look."""
+    if way is Native:
+        pytest.importorskip("watchfiles")
+        notice: Polling | Native = Native(0.01, lambda: False)
+        notice.cover(places.of([], [str(tmp_path)]), {})
+    else:
+        notice = Polling(lambda: 3600.0)
+    before = open_descriptors()
+    waiting = threading.Thread(target=notice.wait, args=(None,))
+    waiting.start()
+    notice.wake()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    notice.close()
+    wait_for(lambda: not open_descriptors() - before)
+
+
+def test_other_files_in_a_watched_directory_wake_nobody(tmp_path: Path) -> None:
+    """A database beside the modules is written to all the time."""
+    pytest.importorskip("watchfiles")
+    path = tmp_path / "a.py"
+    path.write_text("")
+    looks = 0
+    with watching([path]) as seen:
+        before = seen.watcher._changed
+
+        def counting() -> Mapping[str, object]:
+            nonlocal looks
+            looks += 1
+            return before()
+
+        seen.watcher._changed = counting  # type: ignore[method-assign,assignment]
+        for number in range(50):
+            (tmp_path / "data.sqlite-wal").write_text(str(number))
+        path.write_text("X = 1\n")
+        assert seen.names() == ["a.py"]
+    assert looks <= 3
+
+
+def test_polling_can_be_forced(tmp_path: Path) -> None:
+    """Where a file system claims to tell, and does not."""
+    path = tmp_path / "a.py"
+    path.write_text("")
+    with watching([path], polling=True) as seen:
+        assert seen.watcher.polls
+        assert not seen.logged
+
+
+def test_a_silent_file_system_is_polled_and_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers on other systems mount what the host writes to."""
+    here = os.path.realpath(tmp_path)
+    monkeypatch.setattr(notices, "silent", lambda folders: (here, "nfs4"))
+    path = tmp_path / "a.py"
+    path.write_text("")
+    with watching([path]) as seen:
+        assert seen.watcher.polls
+        assert seen.logged == [
+            f"Looking for changed files every 0.03 s: {here} is on a file system (nfs4) that does "
+            "not tell of every change"
+        ]
