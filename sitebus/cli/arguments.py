@@ -82,7 +82,7 @@ def build_parser() -> Parser:
         metavar="TARGET",
         help=f"FILE.ini, MODULE:NAME, FILE.py[:NAME] or PATH=APPLICATION; {USUAL} if left out",
     )
-    for add in (_add_site, _add_server, _add_logging, _add_other):
+    for add in (_add_site, _add_server, _add_process, _add_logging, _add_other):
         add(parser)
     return parser
 
@@ -117,6 +117,12 @@ def _add_site(parser: Parser) -> None:
         "--interface", choices=_words("mount", "interface"), help=_row("mount", "interface")
     )
     group.add_argument("--factory", action="store_true", help=_row("mount", "factory"))
+    group.add_argument(
+        "-e",
+        "--environment",
+        choices=_words("site", "environment"),
+        help="what the site runs for; it sets the defaults of other options",
+    )
     group.add_argument("--app-dir", metavar="DIR", help="the directory to import from")
     group.add_argument("--chdir", metavar="DIR", help="change to this directory before all else")
     group.add_argument(
@@ -141,6 +147,22 @@ def _add_server(parser: Parser) -> None:
         help="where to listen: HOST:PORT, [IPv6]:PORT, unix:PATH, fd:N; may be repeated",
     )
     group.add_argument("-t", "--threads", metavar="N", help=_row("server", "threads"))
+
+
+def _add_process(parser: Parser) -> None:
+    group = parser.add_argument_group("the process")
+    group.add_argument(
+        "--reload", action="store_true", help="restart when code changes; for development"
+    )
+    group.add_argument(
+        "-D", "--daemon", action="store_true", help="go on in the background once the site serves"
+    )
+    group.add_argument("-p", "--pid", metavar="FILE", help="write the process id to this file")
+    group.add_argument(
+        "-u", "--user", metavar="USER", help="run as this user once the sockets are bound"
+    )
+    group.add_argument("-g", "--group", metavar="GROUP", help="run as this group, too")
+    group.add_argument("--umask", metavar="OCTAL", help="the mask for the modes of new files")
 
 
 def _add_logging(parser: Parser) -> None:
@@ -215,6 +237,11 @@ def _overrides(options: argparse.Namespace) -> Iterator[Override]:
     for flag, section, key in (
         ("threads", "server", "threads"),
         ("app_dir", "site", "python_path"),
+        ("environment", "site", "environment"),
+        ("pid", "plugin pidfile", "path"),
+        ("user", "plugin drop_privileges", "user"),
+        ("group", "plugin drop_privileges", "group"),
+        ("umask", "plugin drop_privileges", "umask"),
         ("access_log", "logging", "access"),
         ("log_level", "logging", "level"),
         ("log_format", "logging", "format"),
@@ -222,6 +249,10 @@ def _overrides(options: argparse.Namespace) -> Iterator[Override]:
         value = getattr(options, flag)
         if value is not None:
             yield Override(section, key, _literal(value), f"--{flag.replace('_', '-')}")
+    if options.reload:
+        yield Override("reload", "enabled", "yes", "--reload")
+    if options.daemon:
+        yield Override("plugin daemon", "enabled", "yes", "--daemon")
     if options.quiet or options.verbose:
         level = "warning" if options.quiet else "debug"
         yield Override("logging", "level", level, "-q" if options.quiet else "-v")

@@ -52,4 +52,6 @@ class Announcer(Plugin):
             if configuration.site.value("name").origin == DEFAULT:
                 # It would say nothing.
                 banner = banner._replace(site="")
-            self.console.write(banner.text(self.console))
+            from sitebus.background import is_daemon
+
+            self.console.write(banner.text(self.console, hint=not is_daemon()))

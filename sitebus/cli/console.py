@@ -78,13 +78,14 @@ class Banner(NamedTuple):
     urls: tuple[str, ...]
     site: str = ""
 
-    def text(self, console: Console) -> str:
-        """Answer the lines for a terminal."""
+    def text(self, console: Console, hint: bool = True) -> str:
+        """Answer the lines for a terminal, with the *hint* how to end it there."""
         title = console.paint(f"sitebus {self.version}", "bold")
         lines = [", ".join(filter(None, (f"{title} (pid {self.pid})", self.site, self.config)))]
         lines += table(self.mounts)
         lines += [f"serving on {console.paint(url, 'cyan')}" for url in self.urls]
-        lines.append(console.paint("Ctrl-C to stop", "dim"))
+        if hint:
+            lines.append(console.paint("Ctrl-C to stop", "dim"))
         return "\n".join(lines)
 
     def record(self) -> dict[str, object]:

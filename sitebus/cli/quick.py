@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sitebus import assembly
+from sitebus import assembly, trial
+from sitebus.assembly.environment import forget
 from sitebus.cli import streams
 from sitebus.cli.console import Console, wants_colour
 from sitebus.cli.reports import report
@@ -52,6 +53,8 @@ def run(
             cause of this exception if it was an error of ours.
     """
     streams.open_missing()
+    trial.mind_parent()
+    forget()
     cause = None
     try:
         status = _serve(engine, site, settings, app, path)

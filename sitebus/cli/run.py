@@ -10,6 +10,7 @@ import os
 from contextlib import ExitStack
 
 from sitebus import assembly
+from sitebus.assembly.parts import actions
 from sitebus.cli import streams
 from sitebus.cli.banner import Announcer
 from sitebus.cli.console import Console
@@ -38,7 +39,7 @@ def run(
     """
     require_main_thread(call)
     assembled = assembly.assemble(configuration, engine, site)
-    guests: list[Plugin] = [SignalHandler(engine)]
+    guests: list[Plugin] = [SignalHandler(engine, actions=actions(configuration))]
     if console is not None:
         guests.append(Announcer(engine, assembled, console))
     with ExitStack() as leaving:

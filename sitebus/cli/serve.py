@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sitebus import trial
 from sitebus.cli import streams
 from sitebus.cli.arguments import Arguments, build_parser, parse
 from sitebus.cli.console import Console, table, wants_colour
@@ -33,6 +34,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and answer its exit status."""
     streams.open_missing()
+    trial.mind_parent()
     try:
         return _run(parse(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -49,13 +51,15 @@ def _run(arguments: Arguments) -> int:
     options = arguments.options
     if options.help or options.version or options.print_completion:
         return _about(arguments)
+    from sitebus.assembly.environment import forget, set_defaults
+
+    forget()
     if options.chdir:
         _change_directory(options.chdir)
     if options.env_file:
         from sitebus.cli import envfile
 
-        for name, value in envfile.read(Path(options.env_file)).items():
-            os.environ.setdefault(name, value)
+        set_defaults(envfile.read(Path(options.env_file)))
     configuration = _configuration(arguments, os.environ)
     try:
         return _act(arguments, configuration)
@@ -147,11 +151,11 @@ def _check(arguments: Arguments, configuration: Configuration) -> int:
     if arguments.options.check != "import":
         _print(f"{name}: no mistakes")
         return 0
-    from sitebus import assembly
+    from sitebus.assembly.look import check
 
     status = 0
     rows = []
-    for finding in assembly.check(configuration):
+    for finding in check(configuration):
         if finding.error is not None:
             status = max(status, report(finding.error, configuration.hushed))
         rows.append((finding.place, finding.target, finding.summary))

@@ -171,16 +171,24 @@ class Configuration:
         path: the file that was read, or None.
         directory: where it is, or the current directory.
         all: the settings of every heading.
+        files: every file that was read.
     """
 
-    __slots__ = ("_by_kind", "all", "directory", "path")
+    __slots__ = ("_by_kind", "all", "directory", "files", "path")
 
     path: Path | None
     directory: Path
     all: tuple[Settings, ...]
+    files: tuple[str, ...]
     _by_kind: dict[str, list[Settings]]
 
-    def __init__(self, path: Path | None, directory: Path, settings: Iterable[Settings]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        directory: Path,
+        settings: Iterable[Settings],
+        files: Iterable[str] = (),
+    ) -> None:
         by_kind: dict[str, list[Settings]] = {}
         for each in settings:
             by_kind.setdefault(each.section.kind, []).append(each)
@@ -188,6 +196,7 @@ class Configuration:
         put(self, "path", path)
         put(self, "directory", directory)
         put(self, "all", tuple(each for group in by_kind.values() for each in group))
+        put(self, "files", tuple(files))
         put(self, "_by_kind", by_kind)
 
     def __setattr__(self, name: str, value: object) -> None:

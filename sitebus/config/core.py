@@ -218,6 +218,36 @@ LOGGING = Section(
     "Messages, and a line for each request.",
 )
 
+RELOAD = Section(
+    "reload",
+    (
+        Option("enabled", BOOLEAN, False, "Restart the site when its code changes."),
+        Option("watch", GLOBS, (), "More files to watch, relative to this one."),
+        Option("ignore", GLOBS, (), "Files whose changes mean nothing, relative to this one."),
+        Option(
+            "on_error",
+            Choice("overlay", "page", "keep"),
+            "keep",
+            "What pages show while the new code cannot be served: the reason over the page, the "
+            "reason alone, or nothing; every response has X-Sitebus-Reload: failed.",
+            by_environment={"development": "overlay"},
+        ),
+        Option(
+            "browser",
+            BOOLEAN,
+            False,
+            "Have pages load themselves again when there is something new; in development only.",
+        ),
+        Option("force_polling", BOOLEAN, False, "Look at files at intervals, never be notified."),
+        Option("interval", Duration(0.05), 1.0, "How often files are looked at, if they must be."),
+        Option(
+            "debounce", Duration(0.01, 5.0), 0.05, "How long files must be quiet before a restart."
+        ),
+        Option("try_timeout", Duration(0.1), 60.0, "How long the trial of new code may take."),
+    ),
+    "Restart when code changes, if the new code works.",
+)
+
 ENV = Section(
     "env",
     (),
@@ -226,7 +256,7 @@ ENV = Section(
     exact_keys=True,
 )
 
-TABLE = Table((SITE, SERVER, MOUNT, APP, FILTER, PLUGIN, LOGGING, ENV))
+TABLE = Table((SITE, SERVER, MOUNT, APP, FILTER, PLUGIN, RELOAD, LOGGING, ENV))
 
 
 def _known_apps(configuration: Configuration) -> Iterator[Problem]:
@@ -301,10 +331,30 @@ def _one_server_each(configuration: Configuration) -> Iterator[Problem]:
             yield Problem(value.origin, f"bind: {shown} is {where} already")
 
 
+def _watched_by_its_terminal(configuration: Configuration) -> Iterator[Problem]:
+    """A daemon has no terminal that would show why a reload failed."""
+    if not configuration.one("reload").get("enabled"):
+        return
+    for plugin in configuration.plugins:
+        if plugin.name == "daemon" and plugin.get("enabled"):
+            message = "a daemon cannot reload; use [reload] in development, and a restart otherwise"
+            yield Problem(configuration.one("reload").value("enabled").origin, message)
+
+
+def _browsers_in_development(configuration: Configuration) -> Iterator[Problem]:
+    """Strangers' browsers must not hold connections, nor load pages again, for our sake."""
+    browser = configuration.one("reload")
+    if browser.get("browser") and configuration.site.get("environment") != "development":
+        message = "browser is for development; say environment = development, or leave it out"
+        yield Problem(browser.value("browser").origin, message)
+
+
 CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     _known_apps,
     _made_once,
     _known_filters,
     _whole_certificates,
     _one_server_each,
+    _watched_by_its_terminal,
+    _browsers_in_development,
 )

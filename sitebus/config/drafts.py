@@ -291,6 +291,7 @@ def open_draft(section: Section, name: str, origin: Origin) -> Draft:
         if section.default_name is None:
             raise ValueError(f"[{section.kind}] needs a name: {section.title}")
         name = section.default_name
+    section = section.member(name) or section
     return Draft(section, name, section.heading(name) if not section.single else name, origin)
 
 

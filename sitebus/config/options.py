@@ -94,6 +94,14 @@ def _nothing(text: str) -> Iterable[Row]:
     return ()
 
 
+def _nobody(name: str) -> Section | None:
+    return None
+
+
+def _no_row(key: str) -> Row | None:
+    return None
+
+
 class Section(NamedTuple):
     """One kind of heading, such as ``[server]`` or ``[mount PATH]``.
 
@@ -109,6 +117,8 @@ class Section(NamedTuple):
         opened_by: what an override has to say for a section that the file does not have.
         brings_by: a setting whose text decides on more rows, as ``adapter`` does.
         brings: answers these rows for that text; raises SitebusError.
+        others: answers the row of a key that need not be listed, if it is one that can be said.
+        member: answers the section that a heading of that name is, where its settings are known.
     """
 
     kind: str
@@ -122,6 +132,8 @@ class Section(NamedTuple):
     opened_by: str = ""
     brings_by: str = ""
     brings: Callable[[str], Iterable[Row]] = _nothing
+    others: Callable[[str], Row | None] = _no_row
+    member: Callable[[str], Section | None] = _nobody
 
     @property
     def single(self) -> bool:
@@ -158,7 +170,7 @@ class Section(NamedTuple):
 
     def row_for(self, key: str) -> Row | None:
         """Answer the row to read a key's text with; None when the section does not take it."""
-        return self.row(key) or (stranger(key) if self.free else None)
+        return self.row(key) or self.others(key) or (stranger(key) if self.free else None)
 
 
 class Table:

@@ -91,7 +91,8 @@ class _Reader:
             self._settings(draft, environment, complete=False)
         order = {kind: number for number, kind in enumerate(self.drafts.table.kinds)}
         settings.sort(key=lambda each: order[each.section.kind])
-        configuration = Configuration(path, self.drafts.directory, settings)
+        files = [str(Path(name).absolute()) for name in self.drafts.files]
+        configuration = Configuration(path, self.drafts.directory, settings, files)
         for check in core.CHECKS:
             problems.extend(check(configuration))
         if problems:

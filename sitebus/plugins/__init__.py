@@ -6,7 +6,7 @@ calls it "START". Its constructor stores and touches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from sitebus.errors import BadListener, UnknownChannel, nearest
@@ -17,10 +17,27 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 _MARK = "__sitebus_listens__"
 
+#: The plugins that a ``[plugin NAME]`` gets without saying where they are.
+BUILT_IN: Mapping[str, str] = {
+    "daemon": "sitebus.plugins.daemon:Daemonizer",
+    "drop_privileges": "sitebus.plugins.privileges:DropPrivileges",
+    "pidfile": "sitebus.plugins.pidfile:PIDFile",
+    "systemd": "sitebus.plugins.systemd:Systemd",
+    "threads": "sitebus.plugins.stuck:ThreadMonitor",
+}
+
 #: How many values a message carries on the channels that every bus has.
 _VALUES = {"log": 2} | dict.fromkeys(
     ("start", "started", "stop", "stopped", "exit", "exited", "graceful", "main"), 0
 )
+
+
+def find(name: str) -> Any:
+    """Answer the class of the built-in plugin called *name*; None if there is none."""
+    from importlib import import_module
+
+    module, _, attribute = BUILT_IN.get(name, "").partition(":")
+    return getattr(import_module(module), attribute) if module else None
 
 
 class Mark(NamedTuple):
@@ -77,7 +94,8 @@ class Plugin:
 
     def _check(self, mark: Mark, channel: str, method: Callable[..., Any]) -> None:
         known = getattr(self.bus, "listeners", {})
-        if channel not in known and nearest(channel, known):
+        # Any name may be a channel; a letter or two off one that exists is a mistake.
+        if channel not in known and mark.channel not in _VALUES and _nearest(channel, known):
             raise UnknownChannel(channel, name_of(method), known)
         values = _VALUES.get(mark.channel)
         if values is not None and not _takes(method, values):
@@ -107,6 +125,17 @@ class SimplePlugin:
             method = getattr(self, channel, None)
             if method is not None:
                 self.bus.unsubscribe(channel, method)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    letters = set(name)
+    # Comparing costs an import, and most names are like no other.
+    like = [
+        other
+        for other in known
+        if abs(len(other) - len(name)) < 3 and len(letters.symmetric_difference(other)) < 3
+    ]
+    return nearest(name, like, 0.75)
 
 
 def _marks_of(kind: type) -> dict[str, tuple[Mark, ...]]:

@@ -1,0 +1,235 @@
+"""From a configuration to a running site: the one room that knows all the parts.
+
+The command line, ``quickstart``, embedding, workers and tests come here with a configuration, a bus
+and a site, and get an `Assembly`, whose `run` starts it all and blocks.
+
+What is put together happens in this order, so that a failure leaves nothing behind: environment,
+import path and logging; plugins, which listen on the bus; and while the bus starts, the sockets,
+then the applications, then the servers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sitebus import config, servers
+from sitebus import plugins as shelf
+from sitebus.assembly import parts
+from sitebus.assembly.environment import prepare
+from sitebus.assembly.startup import Startup
+from sitebus.config import TABLE, Configuration, Option, Override, Section, Table
+from sitebus.config.kinds import Choice
+from sitebus.config.options import Row
+from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError, StartFailed
+from sitebus.interfaces import describe
+from sitebus.plugins.threads import ThreadManager
+from sitebus.process import Engine
+
+if TYPE_CHECKING:
+    from sitebus.mounts import Site
+    from sitebus.reload.face import Face
+    from sitebus.servers import ServerAdapter
+
+__all__ = ["Assembly", "assemble", "prepare", "read", "table"]
+
+
+def table() -> Table:
+    """Answer the option table of every room: the core's, and what adapters and plugins bring."""
+    server, plugin = TABLE.find("server"), TABLE.find("plugin")
+    assert server is not None
+    assert plugin is not None
+    whole = TABLE.with_section(server._replace(brings_by="adapter", brings=_adapter_rows))
+    return whole.with_section(plugin._replace(member=plugin_section)).with_section(_signals())
+
+
+def plugin_section(name: str) -> Section | None:
+    """Answer the section of a built-in plugin."""
+    kind = shelf.find(name)
+    if kind is None:
+        return None
+    plugin = TABLE.find("plugin")
+    assert plugin is not None
+    enabled = plugin.row("enabled")
+    assert enabled is not None
+    said = (kind.__doc__ or "").partition("\n")[0]
+    return plugin._replace(rows=(enabled, *kind.OPTIONS), help=said, free=False, opened_by="")
+
+
+def _signals() -> Section:
+    from sitebus.plugins.signals import ACTIONS, DEFAULTS
+    from sitebus.signalnames import NUMBERS, can_be_answered
+
+    def row(key: str) -> Row | None:
+        name = key.upper()
+        known = name in NUMBERS and can_be_answered(name)
+        said = f"What {name} does: {', '.join(ACTIONS)}."
+        return Option(key, Choice(*ACTIONS), DEFAULTS.get(name), said) if known else None
+
+    rows = tuple(filter(None, (row(name.lower()) for name in DEFAULTS)))
+    return Section("signals", rows, "What the process does about signals.", others=row)
+
+
+def _adapter_rows(name: str) -> Iterable[Row]:
+    # A placeholder is known only later, and the adapter's defaults will do.
+    return () if "$" in name else getattr(servers.find(name), "OPTIONS", ())
+
+
+def read(
+    path: str | os.PathLike[str] | None,
+    *,
+    overrides: Iterable[Override] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Configuration:
+    """Read a configuration by the whole table; see `sitebus.config.read`."""
+    return config.read(path, table(), overrides=overrides, environ=environ)
+
+
+class Assembly:
+    """A site that was put together: its parts, and the way to run them.
+
+    Attributes:
+        failure: what kept it from starting.
+    """
+
+    def __init__(self, configuration: Configuration, engine: Engine, site: Site) -> None:
+        self.configuration = configuration
+        self.engine = engine
+        self.site = site
+        self.failure: Exception | None = None
+        #: What visitors see of reloads, where the site is reloaded when it changes.
+        self.face: Face | None = None
+        self.servers: tuple[ServerAdapter, ...] = ()
+        self.plugins: tuple[Any, ...] = ()
+        self._subscribed: list[Any] = []
+
+    def subscribe(self) -> None:
+        """Have every part listen on the bus.
+
+        Raises:
+            AppImportError: a stranger's part would not.
+        """
+        for part in (*self.plugins, *self.servers):
+            try:
+                parts.subscribe(part)
+            except BaseException:
+                # Half of it may listen; that it cannot undo the rest is no news.
+                with suppress(Exception):
+                    part.unsubscribe()
+                raise
+            self._subscribed.append(part)
+        for server in self.servers:
+            # `Startup.bind` calls it; a second time, it would read the certificate again.
+            take = getattr(server, "bind", None)
+            if callable(take):
+                self.engine.unsubscribe(self.engine.machine.channel("start"), take)
+
+    def unsubscribe(self) -> None:
+        """Take every part that listens off the bus again."""
+        while self._subscribed:
+            part = self._subscribed.pop()
+            try:
+                part.unsubscribe()
+            # A stranger's code: the other parts leave whatever it does.
+            except Exception as error:  # noqa: BLE001
+                self.engine.log(f"{describe(part)} failed to unsubscribe", 40, traceback=error)
+
+    def run(self) -> int:
+        """Start, block until the site has ended, and answer the exit status.
+
+        Raises:
+            SitebusError: it could not start; nothing is left of it.
+        """
+        try:
+            self.start()
+            return self.engine.block()
+        finally:
+            self.close()
+
+    def start(self) -> None:
+        """Start everything; return when the site serves.
+
+        Raises:
+            SitebusError: it could not start; nothing is left of it.
+        """
+        try:
+            self.engine.start()
+        except CommandCancelled:
+            # The bus was told to leave: by a signal, or by our own start, which knows why.
+            if self.failure is not None:
+                raise _told(self.failure) from None
+        except Exception as error:  # any listener's, strangers among them
+            raise _told(error) from error
+
+    def close(self) -> None:
+        """Take every part off the bus, and give the log's file back."""
+        from sitebus.plugins import logs
+
+        self.unsubscribe()
+        logs.unconfigure()
+
+    def urls(self) -> tuple[str, ...]:
+        """Answer where the site answers, real ports included."""
+        return tuple(url for server in self.servers for url in parts.urls(server, self.engine))
+
+    def mount_lines(self) -> list[tuple[str, str, str]]:
+        """Answer place, target and framework of each mount."""
+        targets = {mount.place: mount.value("app").text for mount in self.configuration.mounts}
+        return [
+            (
+                str(mount.place),
+                targets.get(mount.place) or describe(mount.app),
+                mount.framework or mount.interface,
+            )
+            for mount in self.site.mounts
+            if mount.enabled
+        ]
+
+
+def _told(error: Exception) -> Exception:
+    """Answer the error that says in one sentence that the site did not start."""
+    return error if isinstance(error, (SitebusError, ChannelFailures)) else StartFailed(error)
+
+
+def assemble(configuration: Configuration, engine: Engine, site: Site) -> Assembly:
+    """Put a site together on *engine*; `Assembly.run`, or ``engine.start()``, serves it.
+
+    Raises:
+        SitebusError: a part is missing or fails to be made; nothing listens on the bus then.
+    """
+    assembly = Assembly(configuration, engine, site)
+    prepare(configuration)
+    try:
+        assembly.face = parts.face(configuration, engine, site)
+        assembly.plugins = tuple(_plugins(assembly))
+        assembly.servers = tuple(parts.servers(configuration, engine, _application(assembly)))
+        assembly.subscribe()
+    except BaseException:
+        assembly.close()
+        raise
+    return assembly
+
+
+def _plugins(assembly: Assembly) -> Iterator[Any]:
+    configuration, engine = assembly.configuration, assembly.engine
+    yield from parts.logging(configuration, engine, assembly.site)
+    yield Startup(engine, assembly)
+    if assembly.face is not None and not engine.trying:
+        yield from parts.reloading(configuration, engine, assembly.face)
+    if not engine.trying:
+        yield ThreadManager(engine)
+    yield from parts.plugins(configuration, engine)
+
+
+def _application(assembly: Assembly) -> Callable[..., Any]:
+    """Answer what the servers serve: the site, behind what watches it."""
+    site, serving = assembly.site, assembly.engine.serving
+
+    def locate(environ: Mapping[str, Any]) -> str:
+        mount = site.find(dict(environ))
+        return mount.name if mount is not None else ""
+
+    serving.locate = locate
+    return serving.watch(assembly.face or site.wsgi)

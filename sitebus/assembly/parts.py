@@ -1,0 +1,181 @@
+"""The parts of a site but its applications: servers, plugins, logging, reloads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sitebus import plugins as shelf
+from sitebus import references
+from sitebus import servers as adapters
+from sitebus.assembly import applications
+from sitebus.config import DEFAULT, Configuration, Settings
+from sitebus.errors import AppImportError, NotAPlugin, SitebusError
+from sitebus.interfaces import describe
+from sitebus.plugins import Plugin
+from sitebus.process import Engine
+
+if TYPE_CHECKING:
+    from sitebus.mounts import Site
+    from sitebus.reload.face import Face
+    from sitebus.servers import ServerAdapter
+
+
+_NOT_THEIRS = {"adapter", "bind", "tls_cert", "tls_key", "tls_chain"}
+
+
+def servers(
+    configuration: Configuration, engine: Engine, application: Callable[..., Any]
+) -> Iterator[ServerAdapter]:
+    """Make each server that is to serve *application*."""
+    for settings in configuration.servers:
+        adapter: Any = adapters.find(settings["adapter"])
+        rows = {row.name for row in settings.section.rows} - _NOT_THEIRS
+        yield adapter(
+            engine,
+            application,
+            binds=settings["bind"],
+            tls=_tls(settings),
+            name=settings.name,
+            **{name: settings[name] for name in rows},
+        )
+
+
+def _tls(settings: Settings) -> adapters.TLS | None:
+    if settings["tls_cert"] is None:
+        return None
+    return adapters.TLS(settings["tls_cert"], settings["tls_key"], settings["tls_chain"])
+
+
+def urls(server: ServerAdapter, engine: Engine) -> Iterator[str]:
+    """Answer where *server* answers."""
+    scheme = "https" if getattr(server, "tls", None) else "http"
+    for bind in getattr(server, "binds", ()):
+        for listener in engine.sockets.listeners:
+            if listener.asked == bind:
+                tcp = listener.address.kind == "tcp"
+                yield listener.address.url(scheme) if tcp else str(listener.address)
+
+
+def plugins(configuration: Configuration, engine: Engine) -> Iterator[Any]:
+    """Make what ``[plugin]`` sections name, and the built-in ones that nobody turned off."""
+    written = {settings.name for settings in configuration.plugins}
+    if not engine.trying:
+        yield from (_by_default(name, engine) for name in _usual() if name not in written)
+    for settings in configuration.plugins:
+        if settings["enabled"]:
+            yield plugin(settings, engine)
+
+
+def _usual() -> Iterator[str]:
+    """Answer the built-in plugins that a site has without a word."""
+    yield "threads"
+    if os.environ.get("NOTIFY_SOCKET"):
+        yield "systemd"
+
+
+def _by_default(name: str, engine: Engine) -> Any:
+    kind = shelf.find(name)
+    assert kind is not None, name
+    return _built_in(kind, engine, {row.name: row.default for row in kind.OPTIONS})
+
+
+def _built_in(kind: Any, engine: Engine, values: dict[str, Any]) -> Any:
+    return getattr(kind, "from_settings", kind)(engine, **values)
+
+
+def plugin(settings: Settings, engine: Engine) -> Any:
+    """Make what one ``[plugin]`` section names."""
+    kind = shelf.find(settings.name)
+    if kind is not None:
+        return _built_in(kind, engine, {row.name: settings[row.name] for row in kind.OPTIONS})
+    made = applications.made(settings, engine)
+    if not all(callable(getattr(made, name, None)) for name in ("subscribe", "unsubscribe")):
+        raise NotAPlugin(settings.title, settings.value("use").text, describe(made))
+    return made
+
+
+def subscribe(part: Any) -> None:
+    """Have a part, a stranger's perhaps, listen on the bus.
+
+    Raises:
+        AppImportError: it would not.
+    """
+    try:
+        references.call(f"{describe(type(part))}.subscribe", part.subscribe)
+    except AppImportError as failure:
+        if isinstance(failure.error, (SitebusError, KeyboardInterrupt)):
+            raise failure.error from None
+        raise
+
+
+def logging(configuration: Configuration, engine: Engine, site: Site) -> Iterator[Plugin]:
+    """Set logging up, and the site with what concerns it; answer the plugins for it."""
+    from sitebus.mounts.access import AccessLog
+    from sitebus.plugins import logs
+
+    told = configuration.logging
+    if told["config"] is not None:
+        logs.configure_by_file(told["config"])
+    else:
+        name = configuration.site["name"]
+        logs.configure(told["level"], told["format"], told["error"], site=name)
+    access = None
+    if told["access"] != "off":
+        access = AccessLog(told["access"], "json" if told["format"] == "json" else "combined")
+        yield logs.AccessLogKeeper(engine, access)
+    site.configure(
+        name=configuration.site["name"],
+        development=configuration.site["development_pages"],
+        strict_hosts=configuration.site["strict_hosts"],
+        merge_slashes=configuration.site["merge_slashes"],
+        access_log=access or False,
+    )
+    yield logs.LogBridge(engine, patient=told["level"] != "debug")
+
+
+def face(configuration: Configuration, engine: Engine, site: Site) -> Face | None:
+    """Make what visitors see of reloads, if the site is reloaded."""
+    told = configuration.one("reload")
+    if not told["enabled"]:
+        return None
+    from sitebus.reload.face import Face
+
+    threads = min(settings["threads"] for settings in configuration.servers)
+    return Face(
+        site.wsgi,
+        on_error=told["on_error"],
+        details=configuration.site["development_pages"],
+        browser=told["browser"],
+        boot=engine.id,
+        most=max(1, threads // 2),
+    )
+
+
+def reloading(configuration: Configuration, engine: Engine, face: Face) -> Iterator[Plugin]:
+    """Make the plugins that reload the site, and show how that goes."""
+    from sitebus.plugins.autoreload import Autoreloader
+    from sitebus.plugins.showing import ReloadFace
+    from sitebus.reload.sources import started
+
+    told = configuration.one("reload")
+    engine.autoreload.files.update(configuration.files)
+    engine.try_timeout = told["try_timeout"]
+    yield Autoreloader(
+        engine,
+        told["interval"],
+        watch=told["watch"],
+        ignore=told["ignore"],
+        force_polling=told["force_polling"],
+        debounce=told["debounce"],
+        since=started(),
+    )
+    yield ReloadFace(engine, face)
+
+
+def actions(configuration: Configuration) -> dict[str, str]:
+    """Answer what somebody said about signals."""
+    told = configuration.one("signals")
+    said = (value for value in told.details if value.origin != DEFAULT)
+    return {value.row.name.upper(): value.value for value in said}

@@ -1,0 +1,118 @@
+"""What a start does before servers serve: sockets first, while it is permitted; then imports."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sitebus import trial
+from sitebus.assembly import applications
+from sitebus.listeners import ERROR
+from sitebus.plugins import Plugin, listens
+from sitebus.process import Engine, Priority
+
+if TYPE_CHECKING:
+    from sitebus.assembly import Assembly
+    from sitebus.mounts import Mount
+    from sitebus.reload.face import Face
+
+
+class Startup(Plugin):
+    """Bind, import and mount while the bus starts.
+
+    A failure here is the operator's business and not the log's: the start is called off, and who
+    asked for it is told the reason. Only where the site is reloaded when its code changes does it
+    go on, and shows the reason to its visitors until the code is mended.
+    """
+
+    def __init__(self, bus: Engine, assembly: Assembly) -> None:
+        super().__init__(bus)
+        self.assembly = assembly
+        self._mounted: list[Mount] = []
+
+    @listens("start", priority=Priority.BIND - 1)
+    def bind(self) -> None:
+        """Take the sockets and the access log's file, while that may still be permitted."""
+        self.assembly.failure = None
+        try:
+            self._open_access_log()
+            for server in self.assembly.servers:
+                take = getattr(server, "bind", None)
+                if callable(take):
+                    take()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the start is off and says why
+            self._call_off(error)
+
+    @listens("start", priority=Priority.IMPORT)
+    def mount(self) -> None:
+        """Import the applications and mount them, once: a stop keeps them."""
+        if self._mounted:
+            return
+        face = self.assembly.face
+        began = time.time_ns()
+        try:
+            self._mount_all()
+        except Exception as error:  # noqa: BLE001 - a stranger's code was imported
+            self._unmount_all()
+            if face is None:
+                self._call_off(error)
+            else:
+                self._show(error, face, began)
+        else:
+            if face is not None:
+                face.recover()
+
+    @listens("trial", priority=Priority.IMPORT)
+    def trial(self) -> None:
+        """Load all that a start would load."""
+        self._open_access_log()
+        self._mount_all()
+
+    @listens("started")
+    def started(self) -> None:
+        """Close the sockets that were passed to this process and that no server asked for."""
+        for passed in self.bus.sockets.close_unclaimed():
+            self.bus.log(f"closed {passed}, which was passed to this process and nobody binds", 30)
+
+    @listens("exit")
+    def exit(self) -> None:
+        """Take the mounts out of the site again."""
+        self._unmount_all()
+
+    def _open_access_log(self) -> None:
+        if self.assembly.site.access_log is not None:
+            self.assembly.site.access_log.open()
+
+    def _mount_all(self) -> None:
+        configuration, site = self.assembly.configuration, self.assembly.site
+        for settings in configuration.mounts:
+            if settings["enabled"]:
+                target = applications.open_application(configuration, settings)
+                self._mounted.append(applications.mount(configuration, settings, site, target))
+
+    def _unmount_all(self) -> None:
+        while self._mounted:
+            self._mounted.pop().unmount()
+
+    def _call_off(self, error: Exception) -> None:
+        self.assembly.failure = error
+        self.bus.exit()
+
+    def _show(self, error: Exception, face: Face, began: int) -> None:
+        """Serve the reason, and have the files watched that may be at fault."""
+        text = trial.text_of(error)
+        found = trial.places(text)
+        place = f"{found[-1].file}:{found[-1].line}: " if found else ""
+        said = f"{place}the site cannot start: {error}"
+        self.bus.log(f"{said}\n{text}".rstrip(), ERROR)
+        self._watch({each.file for each in found}, trial.missing(error), began)
+        face.fail("The site cannot start", f"{place}{error}\n\n{text}".rstrip(), cold=True)
+
+    def _watch(self, present: set[str], missing: set[str], began: int) -> None:
+        from sitebus.reload.opened import OPENED
+
+        for path in missing:
+            # It was wanted: should it come before the first look, it is new all the same.
+            OPENED.times.setdefault(path, began)
+        self.bus.autoreload.files.update(present, missing)
+        OPENED.news = True
