@@ -29,8 +29,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 # Types of other people, and what only names a type, have no page here.
 nitpick_ignore_regex += [
-    ("py:class", r"(?!sitebus\b).*"),
-    ("py:exc", r"(?!sitebus\b).*"),
+    ("py:(class|exc|func|meth|mod)", r"(?!sitebus\b).*"),
     ("py:class", r"sitebus\.(plugins\.Method|sockets\.files\.SocketFile)"),
 ]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.helpers import ROOT, Child, SiteProcess, environment
+from tests.helpers import PATIENCE, ROOT, Child, SiteProcess, environment, wait_for
+from tests.plugins.launching import finished, launching, public_folder, python_for_everyone
 
 EXAMPLES = ROOT / "examples"
 ALL = sorted(path.parent for path in EXAMPLES.glob("*/README.rst"))
@@ -164,3 +165,111 @@ def test_an_unknown_page_is_the_landing_applications_to_refuse(intranet: str) ->
     answer = requests.get(f"{intranet}/newspaper", timeout=10)
 
     assert (answer.status_code, answer.text) == (404, "There is no such page.\n")
+
+
+@pytest.fixture
+def cafe(tmp_path: Path) -> Iterator[Child]:
+    """The site of the small framework."""
+    with start("framework-start", tmp_path) as site:
+        yield site
+
+
+def started(site: Child) -> int:
+    """Answer how often it has started, in one process."""
+    return site.output.count("Bus STARTED\n")
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    """Save a change as an editor does."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    draft.replace(path)
+
+
+def shown(url: str, text: str) -> bool:
+    return text in requests.get(url, timeout=10).text
+
+
+def test_a_template_is_refreshed_without_a_restart(cafe: Child, tmp_path: Path) -> None:
+    """Its framework has only to forget the old one."""
+    url = url_of(cafe)
+    assert shown(url, "<h1>Today</h1>")
+    cafe.wait_for_output("Bus STARTED")
+
+    replace(tmp_path / "examples/framework-start/templates/menu.html", "Today", "Tonight")
+
+    wait_for(lambda: shown(url, "<h1>Tonight</h1>"), PATIENCE)
+    assert started(cafe) == 1
+
+
+def test_code_is_run_again_in_the_same_process(cafe: Child, tmp_path: Path) -> None:
+    """On the same port; a broken save in between costs nothing."""
+    url, code = url_of(cafe), tmp_path / "examples/framework-start/cafe.py"
+    cafe.wait_for_output("Bus STARTED")
+
+    replace(code, '"Rhubarb"', "Apple")
+    cafe.wait_for_output("^NameError")
+    assert shown(url, "Rhubarb")
+    replace(code, "Apple", '"Apple"')
+
+    wait_for(lambda: shown(url, "Apple"), PATIENCE)
+    wait_for(lambda: started(cafe) == 2, PATIENCE)
+    cafe.signal(signal.SIGINT)
+    assert cafe.wait() == 0
+
+
+def test_an_address_that_is_taken_is_said_in_a_sentence(cafe: Child, tmp_path: Path) -> None:
+    """The framework's start passes on what sitebus says, and its exit status."""
+    taken = url_of(cafe).rpartition("/")[2]
+    script = tmp_path / "examples/framework-start/cafe.py"
+    with Child([sys.executable, script, taken]) as second:
+        assert second.wait() == 69
+        assert f"does not start: cannot listen on {taken}" in second.output
+        assert "Traceback" not in second.output
+
+
+def test_cherrypy_sells_on_this_engine(tmp_path: Path) -> None:
+    """Its plugin is called on the engine's start and by its page; Ctrl-C ends it all."""
+    with start("cherrypy-on-sitebus", tmp_path) as site:
+        site.wait_for_output("The shop is open")
+        answer = requests.get(url_of(site), timeout=10)
+        assert answer.text == "Sold. 99 left.\n"
+
+        site.signal(signal.SIGINT)
+
+        assert site.wait() == 0
+        assert "The shop is closed." in site.output
+
+
+def test_cherrypys_shop_is_a_mount_like_others(tmp_path: Path) -> None:
+    """The same module, in a site of sitebus's own."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    ini = "examples/cherrypy-on-sitebus/site.ini"
+    with SiteProcess(ini, "-b", "127.0.0.1:0", cwd=tmp_path) as site:
+        assert requests.get(url_of(site), timeout=10).text == "Sold. 99 left.\n"
+        assert site.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="begins as root")
+def test_the_daemon_serves_as_nobody_when_the_command_returns() -> None:
+    """And takes its pid file with it when it is told to end."""
+    python = python_for_everyone()
+    with public_folder() as folder, launching(folder) as launcher:
+        shutil.copytree(EXAMPLES, folder / "examples")
+        home = folder / "examples/daemon"
+        subprocess.run(["sh", home / "prepare.sh"], check=True, timeout=30)
+        launcher.pidfile = home / "run/site.pid"
+        program, *arguments = command_of(home)
+        assert program == "sitebus-serve"
+
+        command = ["-m", "sitebus", *arguments, "--bind", "127.0.0.1:0"]
+        done = finished(launcher.spawn(command, python=python))
+
+        assert done.status == 0, done.err
+        assert get(done.url).text == "Hello from sitebus: you asked for /\n"
+        import pwd
+
+        owner = os.stat(f"/proc/{launcher.pid}").st_uid
+        assert owner == pwd.getpwnam("nobody").pw_uid
+        launcher.end()
+        assert not launcher.pidfile.exists()

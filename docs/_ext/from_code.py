@@ -175,9 +175,20 @@ class OptionList(Generated):
     """Every section of a site.ini, with its settings."""
 
     def text(self) -> str:
-        from sitebus.assembly import table
+        return "\n\n".join(map(self.section, self.sections()))
 
-        return "\n\n".join(self.section(section) for section in table().sections)
+    def sections(self) -> Iterator[Any]:
+        """Answer every section there is, the built-in plugins after what all plugins have."""
+        from sitebus.assembly import plugin_section, table
+        from sitebus.plugins import BUILT_IN
+
+        for section in table().sections:
+            yield section
+            if section.kind == "plugin":
+                for name in BUILT_IN:
+                    member = plugin_section(name)
+                    assert member is not None, name
+                    yield member._replace(argument=name)
 
     def section(self, section: Any) -> str:
         title = code(section.title)
