@@ -35,6 +35,7 @@ def quickstart(
     bind: str = "127.0.0.1:8080",
     *,
     environment: str = "development",
+    reload: bool = False,
     access_log: str = "-",
     log_level: str = "info",
     **server: Any,
@@ -47,6 +48,7 @@ def quickstart(
         bind: Where to listen: ``HOST:PORT``, ``unix:PATH``; several are separated by commas.
         environment: ``development`` lists the mounts where no mount answers; ``production``
             does not.
+        reload: Restart the program when a file changes that it is made of, if the new code works.
         access_log: A file, ``-`` for standard output, or ``off``.
         log_level: The least severe message that is written to standard error.
         **server: Any other option of ``[server]``, such as ``threads=20``.
@@ -57,9 +59,10 @@ def quickstart(
     """
     from sitebus.cli import quick
 
-    settings = {
+    settings: dict[str, Any] = {
         "site.environment": environment,
         "server.bind": bind,
+        "reload.enabled": "yes" if reload else None,
         "logging.access": access_log,
         "logging.level": log_level,
     }

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 CALL = "sitebus.quickstart()"
 
 #: Arguments that have another name than their option.
-ARGUMENTS = {"logging.level": "log_level", "logging.access": "access_log"}
+ARGUMENTS = {
+    "logging.level": "log_level",
+    "logging.access": "access_log",
+    "reload.enabled": "reload",
+}
 
 
 def run(

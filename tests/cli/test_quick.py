@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.cli.conftest import Command
-from tests.helpers import PATIENCE, environment
+from tests.helpers import PATIENCE, URL, Child, environment, wait_for
 
 BEGIN = """\
 import sys, threading
@@ -77,3 +78,31 @@ def test_a_program_that_serves_itself_is_told_so_once(command: Command, director
     (told,) = done.stderr.splitlines()
     assert "only under if __name__" in told
     assert done.returncode == 70
+
+
+RELOADING = """\
+import sitebus
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "3")])
+    return [b"one"]
+
+if __name__ == "__main__":
+    sitebus.quickstart(app, bind="127.0.0.1:0", reload=True)
+"""
+
+
+def test_a_program_reloads_itself(tmp_path: Path) -> None:
+    """The tutorial's way must not end where work begins."""
+    program = tmp_path / "program.py"
+    program.write_text(RELOADING)
+    with Child([sys.executable, program], tmp_path) as child:
+        url = child.wait_for_output(URL).group()
+        assert requests.get(url, timeout=PATIENCE).text == "one"
+        program.write_text(RELOADING.replace("one", "uno"))
+        wait_for(lambda: requests.get(url, timeout=PATIENCE).text == "uno", PATIENCE)
+        program.write_text(RELOADING.replace("one", "uno") + "oops(")
+        refused = f"{program}:9: SyntaxError"
+        child.wait_for_output(refused)
+        assert requests.get(url, timeout=PATIENCE).headers["X-Sitebus-Reload"] == "failed"
+        assert child.stop() == 0
