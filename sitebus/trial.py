@@ -4,13 +4,14 @@ The child is the same program with the same arguments, up to the point where it 
 the bus publishes ``trial`` instead, for whoever loads something at a start, tells this process how
 that went, and ends. It binds nothing that this process holds, serves nothing, and asks for nothing.
 
-`Trial` is this process's side; `is_one`, `succeed`, `fail` and `mind_parent` are the child's.
+`Trial` is this process's side; what begins with `is_one` is the child's.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
     from sitebus.reexec import Command
 
-#: Set for the child: the descriptor to report on, and the pid of who waits for the report.
+#: Set for the child: the descriptor to report on, the pid of who waits for the report, and what
+#: tells the descriptor from others of the same number.
 VARIABLE = "SITEBUS_TRIAL"
 #: Set for the child: the addresses it need not try to bind, one a line.
 HELD = "SITEBUS_TRIAL_HELD"
@@ -40,6 +42,9 @@ _NOT_FOR_CHILDREN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKE
 
 #: The last of what a failing program printed is what matters; bytes.
 _MOST_KEPT = 64 << 10
+
+#: How often the child is looked at, should it end without a word; seconds.
+_GLANCE = 0.1
 
 #: A frame of a traceback, or the first words of a message about a file.
 _FRAME = r'^\s*File "(.+?)", line (\d+)'
@@ -97,7 +102,7 @@ class Trial:
         import subprocess
 
         environ = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_CHILDREN}
-        environ[VARIABLE] = f"{writing} {os.getpid()}"
+        environ[VARIABLE] = f"{writing} {os.getpid()} {os.fstat(writing).st_ino}"
         environ[HELD] = "\n".join(self.held)
         try:
             return subprocess.Popen(
@@ -130,23 +135,26 @@ class Trial:
         deadline = time.monotonic() + self.timeout
         if self.cancelled:
             _kill(child)
-        while (left := deadline - time.monotonic()) > 0:
-            for fd, _ in poll.poll(left * 1000):
+        done = False
+        while not done and (left := deadline - time.monotonic()) > 0:
+            # What the program forks has its pipes as well: they may stay open when it is gone.
+            done = child.poll() is not None
+            for fd, _ in poll.poll(0 if done else min(left, _GLANCE) * 1000):
                 chunk = os.read(fd, 1 << 16)
                 if fd == reading:
                     report += chunk
+                    done = done or not chunk or chunk.endswith(b"\n")
                 else:
                     output = (output + chunk)[-_MOST_KEPT:]
-                if chunk:
-                    continue
-                if fd == reading:
-                    # It is done: what it printed is in the pipe already.
-                    output = (output + _rest(printing))[-_MOST_KEPT:]
-                    with suppress(ValueError):
-                        return json.loads(report), _text(output)
-                    return {}, _text(output)
-                poll.unregister(fd)
-        return {"late": True}, _text(output)
+                    if not chunk:
+                        poll.unregister(fd)
+        if not done:
+            return {"late": True}, _text(output)
+        # What it printed before is in the pipe already.
+        output = (output + _rest(printing))[-_MOST_KEPT:]
+        with suppress(ValueError):
+            return json.loads(report), _text(output)
+        return {}, _text(output)
 
     def _failure(self, report: Mapping[str, Any], output: str, status: int) -> TrialFailed:
         if report.get("late"):
@@ -261,7 +269,8 @@ def _kill(child: Popen[bytes]) -> None:
 
 
 def _end(child: Popen[bytes]) -> None:
-    """Give it a moment to end by itself, which tells its status."""
+    """Give it a moment to end by itself, which tells its status, and end what it has started."""
+    import signal
     import subprocess
 
     assert child.stdout is not None
@@ -270,20 +279,36 @@ def _end(child: Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         _kill(child)
         child.wait()
+    # Asked, not killed: multiprocessing's tracker is deaf to it, and cleans up.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGTERM)
     child.stdout.close()
 
 
 # In the child.
 
+#: Taken by the bus that proves itself, for good.
+_beginning = threading.Lock()
+
 
 def is_one() -> bool:
-    """Tell whether this process is a trial."""
-    return _parent() == os.getppid()
-
-
-def _parent() -> int:
+    """Tell whether this process is a trial, be it one whose parent has died meanwhile."""
     words = os.environ.get(VARIABLE, "").split()
-    return int(words[1]) if len(words) == 2 else 0
+    if len(words) != 3:
+        return False
+    fd, parent, identity = map(int, words)
+    if parent == os.getppid():
+        return True
+    # What a trial starts has the variable as well, but hardly the descriptor.
+    try:
+        return identity != 0 and os.fstat(fd).st_ino == identity
+    except OSError:
+        return False
+
+
+def begin() -> bool:
+    """Answer True to the first who asks: the bus that this process is a trial of."""
+    return _beginning.acquire(blocking=False)
 
 
 def held() -> frozenset[str]:
@@ -318,14 +343,13 @@ def _report(said: Mapping[str, Any], status: int) -> NoReturn:
             stream.flush()
     fd = int(os.environ[VARIABLE].split()[0])
     with suppress(OSError), open(fd, "wb") as report:
-        report.write(json.dumps(said).encode())
+        report.write(json.dumps(said).encode() + b"\n")
     os._exit(status)
 
 
 def mind_parent() -> None:
     """In a trial, end this process when nobody waits for its report any more."""
     import select
-    import threading
 
     if not is_one():
         return
