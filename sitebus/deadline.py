@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from sitebus.errors import EX_SOFTWARE
+from sitebus.frames import current_frames
 from sitebus.listeners import ERROR, INFO
 
 #: After the deadline, what is cut short has this long to come back; seconds.
@@ -82,7 +83,7 @@ def stack(thread: threading.Thread) -> str:
     """Answer where *thread* is."""
     import traceback
 
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = current_frames().get(thread.ident or 0)
     return "".join(traceback.format_stack(frame)) if frame else "(gone)\n"
 
 

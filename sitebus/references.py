@@ -87,9 +87,14 @@ def split(reference: str) -> tuple[str, str]:
     return place, attribute
 
 
-def is_file(place: str) -> bool:
-    """Tell whether *place* names a Python file rather than a module."""
-    return place.endswith((".py", ".wsgi", ".pyw"))
+def is_file(place: str, directory: str | os.PathLike[str] = "") -> bool:
+    """Tell whether *place* names a Python file rather than a module.
+
+    ``shop.wsgi`` is the module that Django makes, unless *directory* has a file of that name.
+    """
+    if place.endswith(".wsgi"):
+        return "/" in place or os.sep in place or os.path.isfile(os.path.join(directory, place))
+    return place.endswith((".py", ".pyw"))
 
 
 def _check_module_name(place: str, reference: str) -> None:

@@ -7,13 +7,14 @@ What is made of it, slow requests and stuck threads, is `sitebus.plugins.stuck`'
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sitebus.frames import current_frames
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -241,7 +242,7 @@ class Registry:
         busy = {slot.ident: request for slot, request in self.in_flight()}
         known = {thread.ident: thread for thread in threading.enumerate()}
         # The interpreter tells of its newest thread first.
-        frames = reversed(sys._current_frames().items())
+        frames = reversed(current_frames().items())
         pictures = [
             self._picture(ident, frame, known.get(ident), busy.get(ident))
             for ident, frame in frames
@@ -250,7 +251,7 @@ class Registry:
 
     def picture(self, slot: Slot, request: Request) -> ThreadPicture | None:
         """Answer what the thread is doing for *request*; None if that has ended meanwhile."""
-        frame = sys._current_frames().get(slot.ident)
+        frame = current_frames().get(slot.ident)
         if frame is None:
             return None
         thread = next((each for each in threading.enumerate() if each.ident == slot.ident), None)

@@ -152,7 +152,7 @@ def _examine_reference(
     factory: bool,
 ) -> Target:
     place, _ = references.split(rest)
-    if references.is_file(place):
+    if references.is_file(place, directory):
         rest = os.path.join(directory, os.path.expanduser(rest))
     app = references.load(rest, check=factory)
     if factory:

@@ -535,3 +535,22 @@ def test_a_factorys_own_traceback_is_kept(modules: Path) -> None:
     with pytest.raises(AppImportError) as caught:
         open_target("factory:zmade:bad")
     assert "zmade.py" in caught.value.traceback_text.splitlines()[1]
+
+
+@pytest.mark.parametrize("scheme", ["", "wsgi:"])
+def test_a_module_named_wsgi_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """It is what Django makes for every project."""
+    package = tmp_path / "zproject"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "wsgi.py").write_text("def application(environ, start_response): return []")
+    monkeypatch.syspath_prepend(tmp_path)
+    target = examine(f"{scheme}zproject.wsgi:application", directory=tmp_path)
+    assert target.app.__module__ == "zproject.wsgi"
+
+    script = tmp_path / "zscript.wsgi"
+    script.write_text("def application(environ, start_response): return []")
+    assert callable(examine(f"{scheme}zscript.wsgi:application", directory=tmp_path).app)
+    assert callable(examine(f"{script}", directory="/").app)

@@ -64,7 +64,7 @@ def made(settings: Settings, *given: object) -> Any:
 def reference_of(reference: str, said: Value) -> str:
     """Answer a name to import; a file is relative to where it was said."""
     place, attribute = references.split(reference)
-    if not references.is_file(place):
+    if not references.is_file(place, said.directory):
         return reference
     path = said.directory / Path(place).expanduser()
     return f"{path}:{attribute}" if attribute else str(path)
