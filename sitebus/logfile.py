@@ -2,8 +2,9 @@
 
 Each write is one system call on a descriptor opened for appending, so that the lines of several
 threads and processes do not mix and none waits in a buffer. Before it, one look at the name: if the
-file was moved away or removed, the write goes to a new one. What becomes of a line that cannot be
-written is the caller's business.
+file was moved away or removed, the write goes to a new one. Who counts every microsecond writes to
+the descriptor and looks now and then. What becomes of a line that cannot be written is the caller's
+business.
 """
 
 from __future__ import annotations
@@ -56,10 +57,15 @@ class LogFile:
                 fresh = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
             except OSError as error:
                 raise CannotWriteLog(self.path, error) from error
-            self.close()
-            self._fd = fresh
             found = os.fstat(fresh)
             self._identity = found.st_dev, found.st_ino
+            if self._fd < 0:
+                self._fd = fresh
+            else:
+                # In place: a thread about to write to the old number must not meet a closed one,
+                # or worse, one that is somebody's socket by now.
+                os.dup2(fresh, self._fd, inheritable=False)
+                os.close(fresh)
             self._torn = self._told = False
 
     def write(self, data: bytes) -> int:
@@ -71,7 +77,7 @@ class LogFile:
         """
         with self._lock:
             self.open()
-            self._follow()
+            self.follow()
             if self._torn:
                 data = b"\n" + data  # so that this line does not go on where another broke off
             written = os.write(self._fd, data)
@@ -92,22 +98,30 @@ class LogFile:
     def __del__(self) -> None:
         self.close()
 
-    def _follow(self) -> None:
+    def fileno(self) -> int:
+        """Answer the descriptor, the same from the opening to the closing; -1 if there is none."""
+        return self._fd
+
+    def follow(self) -> None:
         """Open the file anew if another has its name, or none."""
+        with self._lock:
+            if self._fd < 0 or self._is_there():
+                return
+            try:
+                self.reopen()
+            except CannotWriteLog as error:
+                if not self._told:
+                    self._told = True
+                    last_resort(f"sitebus: {error}; going on with the file that was moved away\n")
+
+    def _is_there(self) -> bool:
         try:
             found = os.stat(self.path)
-            if (found.st_dev, found.st_ino) == self._identity:
-                return
         except FileNotFoundError:
-            pass  # moved away
+            return False  # moved away
         except OSError:
-            return  # since privileges were dropped, it cannot even be looked at
-        try:
-            self.reopen()
-        except CannotWriteLog as error:
-            if not self._told:
-                self._told = True
-                last_resort(f"sitebus: {error}; going on with the file that was moved away\n")
+            return True  # since privileges were dropped, it cannot even be looked at
+        return (found.st_dev, found.st_ino) == self._identity
 
 
 def last_resort(text: str) -> None:

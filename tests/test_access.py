@@ -18,6 +18,7 @@ import pytest
 from sitebus.errors import CannotWriteLog
 from sitebus.mounts import Site
 from sitebus.mounts.access import AccessLog
+from tests.helpers import wait_for
 from tests.wsgi_helpers import ask, environ_of, nothing, saying, served
 
 LINE = re.compile(
@@ -191,15 +192,43 @@ def test_json_lines_carry_the_same(path: Path) -> None:
 
 
 def test_reopening_follows_a_rotation(path: Path) -> None:
-    """The rotation moves the file away and says so; nothing may be lost meanwhile."""
+    """The rotation moves the file away and says so."""
     with AccessLog(path) as log:
         site = site_with(log)
         ask(site.wsgi, "/app")
         moved = path.rename(path.with_suffix(".1"))
-        ask(site.wsgi, "/app")
         log.reopen()
         ask(site.wsgi, "/app")
-    assert (len(lines(moved)), len(lines(path))) == (2, 1)
+    assert (len(lines(moved)), len(lines(path))) == (1, 1)
+
+
+def test_a_rotation_is_noticed_within_a_second(path: Path) -> None:
+    """Some move the file and tell nobody; nothing may be lost meanwhile."""
+    asked = 0
+
+    def ask_once_more() -> bool:
+        nonlocal asked
+        asked += 1
+        ask(site.wsgi, "/app")
+        return path.exists()
+
+    with AccessLog(path) as log:
+        site = site_with(log)
+        assert ask_once_more()
+        moved = path.rename(path.with_suffix(".1"))
+        wait_for(ask_once_more)
+    assert len(lines(moved)) + len(lines(path)) == asked
+
+
+def test_the_directory_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon goes elsewhere, and the log stays."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with AccessLog("log") as log:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        log.reopen()
+        ask(site_with(log).wsgi, "/app")
+    assert len(lines(tmp_path / "log")) == 1
 
 
 def test_nothing_is_lost_while_threads_write_and_files_rotate(path: Path) -> None:

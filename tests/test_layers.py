@@ -24,9 +24,9 @@ ROWS = (
     ("process", "mainloop", "mounts", "targets", "bridges", "config", "reload"),
     ("bus", "channels", "walk", "sockets", "interfaces", "references", "reexec", "trial"),
     # What only plugins use, and would be no part of one.
-    ("background", "logfile", "signalnames", "wakeup"),
+    ("accounts", "background", "logfile", "signalnames", "wakeup"),
     # What the bus is made of.
-    ("listeners", "mailbox", "loop", "deadline", "serving"),
+    ("listeners", "mailbox", "loop", "deadline", "serving", "frames"),
     ("machine", "errors"),
 )
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}

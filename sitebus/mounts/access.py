@@ -2,6 +2,7 @@
 
 Decides the format of a line and how it reaches its file: in one ``write`` to a descriptor opened
 for appending, so that lines of threads and processes never mix and nothing is lost in a buffer.
+Whether the file was moved away is looked for once a second: at every line it would cost too much.
 What a client sends is escaped, so that no request can forge a line. When lines are written at all,
 and under which name, is the site's business.
 """
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from sitebus.errors import CannotWriteLog
+from sitebus.logfile import LogFile
 from sitebus.mounts.isolation import Stream
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class AccessLog:
         self.form = form
         #: How many lines could not be written, because the disk is full or a pipe is closed.
         self.lost = 0
+        # Standard output may have been replaced, and may have no descriptor: always the real one.
+        self._file = None if self.target == "-" else LogFile(self.target)
         self._fd = -1
         self._clock = (0, "")
         self._stamp = _iso_time if form == "json" else _clf_time
@@ -51,15 +54,8 @@ class AccessLog:
             CannotWriteLog: The file cannot be opened.
         """
         if self._fd < 0:
-            # Standard output may have been replaced, and may have no descriptor: always the real.
-            self._fd = 1 if self.target == "-" else self._opened()
+            self._fd = 1 if self._file is None else self._file.open().fileno()
         return self
-
-    def _opened(self) -> int:
-        try:
-            return os.open(self.target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        except OSError as error:
-            raise CannotWriteLog(self.target, error) from error
 
     def reopen(self) -> None:
         """Follow a rotation: write to what the name stands for now; on failure, as before.
@@ -67,20 +63,15 @@ class AccessLog:
         Raises:
             CannotWriteLog: The file cannot be opened.
         """
-        if self.target == "-" or self._fd < 0:
-            return
-        fresh = self._opened()
-        # In place: a thread about to write to the old number must not meet a closed one, or worse,
-        # one that is somebody's socket by now.
-        os.dup2(fresh, self._fd, inheritable=False)
-        os.close(fresh)
-        self.lost = 0
+        if self._file is not None and self._fd >= 0:
+            self._file.reopen()
+            self.lost = 0
 
     def close(self) -> None:
         """Close the file; what ends later is not logged."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0 and self.target != "-":
-            os.close(fd)
+        self._fd = -1
+        if self._file is not None:
+            self._file.close()
 
     def record(
         self, environ: WSGIEnvironment, status: str, size: int, seconds: float, mount: str
@@ -93,6 +84,8 @@ class AccessLog:
         if now != second:
             stamp = self._stamp(now)
             self._clock = now, stamp
+            if self._file is not None:
+                self._file.follow()
         try:
             line = self._line(environ, stamp, status[:3], size, seconds * 1000, mount)
             os.write(self._fd, line)

@@ -103,6 +103,20 @@ class Plugin:
             raise BadListener(name_of(method), channel, messages)
 
 
+def call_off(bus: Any) -> bool:
+    """Have the rest of a start left out, in a listener of it that is about to raise.
+
+    For failures after which nothing more may be done. False on a bus of somebody else's, which
+    runs the other listeners whatever happens.
+    """
+    machine = getattr(bus, "machine", None)
+    if machine is None:
+        return False
+    if bus.state in machine.preemptible:
+        bus.exit()
+    return True
+
+
 class SimplePlugin:
     """A plugin as wspbus and magicbus know it: methods are named like their channels.
 

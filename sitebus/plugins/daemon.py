@@ -17,7 +17,7 @@ from sitebus import background
 from sitebus.config.kinds import PATH, FilePath
 from sitebus.config.options import Option, Row
 from sitebus.errors import CannotDaemonize, CannotRead, CannotWriteLog, NotOnThisPlatform
-from sitebus.plugins import Plugin, listens
+from sitebus.plugins import Plugin, call_off, listens
 from sitebus.process import Engine, Priority
 
 NULL = os.devnull
@@ -63,7 +63,10 @@ class Daemonizer(Plugin):
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
-        self.working_dir = working_dir
+        # From where the program stands now: at a second start it stands there already.
+        self.working_dir: str | os.PathLike[str] | None = (
+            os.path.abspath(working_dir) if working_dir is not None else None
+        )
         self.umask = umask
         #: Descriptors kept until the site serves: of the pipe for READY, and of the streams.
         self._kept: dict[str, int] = {}
@@ -97,7 +100,7 @@ class Daemonizer(Plugin):
                 self._go_to_the_background()
             self._settle()
         except Exception:
-            _call_off(self.bus)
+            call_off(self.bus)
             raise
 
     # After the banner, which belongs on the terminal.
@@ -272,10 +275,3 @@ def _no_directory(path: str | os.PathLike[str], reason: str) -> CannotDaemonize:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def _call_off(bus: Any) -> None:
-    """Have the rest of a start left out; a foreign bus only has the exception."""
-    machine = getattr(bus, "machine", None)
-    if machine is not None and bus.state in machine.preemptible:
-        bus.exit()

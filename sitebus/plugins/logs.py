@@ -15,7 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
 
-from sitebus.errors import BadLogConfig, CannotWriteLog
+from sitebus.errors import BadLogConfig, ChannelFailures, SitebusError
+from sitebus.logfile import LogFile, last_resort
 from sitebus.mounts.access import AccessLog
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine
@@ -36,7 +37,8 @@ class LogBridge(Plugin):
     """Hand every message on the ``log`` channel to a logger; reopen log files on ``graceful``.
 
     A patient bridge keeps what is no warning until the bus has started, so that a start that fails
-    says why and nothing else.
+    says why and nothing else. Nor does it say why where the same is said once more: a refusal goes
+    to who asked for the start, who tells it on standard error.
     """
 
     def __init__(
@@ -53,10 +55,19 @@ class LogBridge(Plugin):
             return
         # As an argument: a percent sign in the message is only that.
         record = self.logger.makeRecord(self.logger.name, level, "", 0, "%s", (message,), None)
-        if self._kept is not None and level < logging.WARNING:
+        if self._kept is not None and (level < logging.WARNING or self._is_told_anyway):
             self._kept.append(record)
         else:
             self.logger.handle(record)
+
+    @property
+    def _is_told_anyway(self) -> bool:
+        """Whether a refusal is being handled, and nothing of this goes to a file."""
+        error = sys.exc_info()[1]
+        errors = error.exceptions if isinstance(error, ChannelFailures) else (error,)
+        return all(isinstance(each, SitebusError) for each in errors) and all(
+            isinstance(handler, LogStream) for handler in self.logger.handlers
+        )
 
     # First of all: what others say now comes after what was said before.
     @listens("started", priority=0)
@@ -70,8 +81,9 @@ class LogBridge(Plugin):
     def graceful(self) -> None:
         """Write to the files that have the names now: somebody may have moved the old ones."""
         for handler in self.logger.handlers:
-            if isinstance(handler, LogFile):
-                handler.reopen()
+            if isinstance(handler, LogFileHandler):
+                handler.file.reopen()
+                handler.lost = 0
 
 
 class AccessLogKeeper(Plugin):
@@ -134,8 +146,8 @@ def _time(seconds: float) -> str:
     return f"{whole}.{int(seconds % 1 * 1000):03}Z"
 
 
-class LogStream(logging.StreamHandler[TextIO]):
-    """A stream whose failures are told once: a full disk is no reason for a traceback a line.
+class _Patient(logging.Handler):
+    """A handler whose failures are told once: a full disk is no reason for a traceback a line.
 
     Attributes:
         lost: how many lines could not be written.
@@ -149,7 +161,11 @@ class LogStream(logging.StreamHandler[TextIO]):
         self.lost += 1
         if self.lost == 1:
             error = sys.exc_info()[1]
-            _last_resort(f"sitebus: cannot write the log {self.name_of_stream}: {error}\n")
+            last_resort(f"sitebus: cannot write the log {self.name_of_stream}: {error}\n")
+
+
+class LogStream(_Patient, logging.StreamHandler[TextIO]):
+    """A stream that somebody else opened."""
 
     def close(self) -> None:
         """Close it, whether or not the last lines can still be written."""
@@ -157,39 +173,31 @@ class LogStream(logging.StreamHandler[TextIO]):
             super().close()
 
 
-def _last_resort(text: str) -> None:
-    """Write to the process's own standard error, if there is one and it takes anything."""
-    if sys.__stderr__ is not None:
-        with suppress(OSError, ValueError):
-            sys.__stderr__.write(text)
-            sys.__stderr__.flush()
+class LogFileHandler(_Patient):
+    """A file, wherever its name leads: see `sitebus.logfile`.
 
-
-class LogFile(LogStream, logging.FileHandler):
-    """A file that can be opened again under its name."""
+    Raises:
+        CannotWriteLog: it cannot be opened.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the file.
-
-        Raises:
-            CannotWriteLog: it cannot be opened.
-        """
-        try:
-            logging.FileHandler.__init__(self, path, encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise CannotWriteLog(str(path), error) from error
+        super().__init__()
+        self.file = LogFile(path).open()
         self.name_of_stream = repr(str(path))
 
-    def reopen(self) -> None:
-        """Open the file again; go on with the old one if that fails."""
-        stream = self._open()
-        self.acquire()
-        before, self.stream = self.stream, stream
-        self.release()
-        self.lost = 0
-        if before is not None:
-            with suppress(OSError):
-                before.close()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one record."""
+        try:
+            line = f"{self.format(record)}\n"
+            self.file.write(line.encode("utf-8", "backslashreplace"))
+        # As every handler: a stranger's record may have anything in it.
+        except Exception:  # noqa: BLE001
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        super().close()
 
 
 def configure(
@@ -243,7 +251,7 @@ def _handler(destination: str, stream: TextIO | None) -> logging.Handler:
         shown = stream or sys.stderr
         # A program without a console has no standard error.
         return logging.NullHandler() if shown is None else LogStream(shown)
-    return LogFile(destination)
+    return LogFileHandler(destination)
 
 
 def configure_by_file(path: Path) -> None:

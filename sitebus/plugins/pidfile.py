@@ -26,12 +26,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sitebus.config.kinds import PATH
 from sitebus.config.options import Option, Row
 from sitebus.errors import CannotWritePidFile, Holder, NotOnThisPlatform, PidFileInUse, SitebusError
-from sitebus.plugins import Plugin, listens
+from sitebus.plugins import Plugin, call_off, listens
 from sitebus.process import Engine, Priority
 
 if sys.platform != "win32":
@@ -55,7 +55,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 class PIDFile(Plugin):
-    """Keep this process's id in *pidfile* from the start to the exit.
+    """Say in a file which process serves, and keep a second one from serving.
 
     A restart keeps the file, and its lock, without a gap. Where the directory may not be written
     to any more when the process exits, because privileges were dropped, the file is left empty.
@@ -66,7 +66,7 @@ class PIDFile(Plugin):
     """
 
     OPTIONS: ClassVar[tuple[Row, ...]] = (
-        Option("path", PATH, None, "the file that says the process id.", required=True),
+        Option("path", PATH, None, "Where the file is.", required=True),
     )
 
     def __init__(self, bus: Engine, pidfile: str | os.PathLike[str]) -> None:
@@ -102,7 +102,7 @@ class PIDFile(Plugin):
         try:
             self._lock = _take(self.pidfile)
         except SitebusError:
-            _call_off(self.bus)
+            call_off(self.bus)
             raise
         self._keep()
         self.bus.log(f"PID {self._owner} written to {self.pidfile}")
@@ -113,6 +113,14 @@ class PIDFile(Plugin):
         """Remove the file, unless the process goes on as another image."""
         if not getattr(self.bus, "execv", False):
             self._remove()
+
+    @listens("trial", priority=Priority.PIDFILE)
+    def trial(self) -> None:
+        """Refuse a restart after which the file could not be had any more."""
+        if not self._is_my_parents:
+            fd = _take(self.pidfile)
+            os.unlink(self.pidfile)
+            os.close(fd)
 
     def wait(self, timeout: float | None = None, poll_interval: float = 0.1) -> int | None:
         """Answer the pid of the process that owns the file, for another process that started it.
@@ -147,6 +155,18 @@ class PIDFile(Plugin):
             and self._owner == os.getpid()
             and _leads_to(self.pidfile, self._lock)
         )
+
+    @property
+    def _is_my_parents(self) -> bool:
+        """Whether the process that tries this one holds the file, and will leave it to the next."""
+        try:
+            with open(self.pidfile, "rb") as file:
+                return _pid_in(file.read(_LONGEST)) == os.getppid()
+        except PermissionError:
+            # Out of sight since privileges were dropped.
+            return os.environ.get(WHERE) == self.pidfile
+        except OSError:
+            return False
 
     def _claim(self) -> None:
         """Take over what the previous image of this process held."""
@@ -377,10 +397,3 @@ def _poll(condition: Callable[[], bool], timeout: float | None, interval: float)
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def _call_off(bus: Any) -> None:
-    """Have the rest of a start left out; a foreign bus only has the exception."""
-    machine = getattr(bus, "machine", None)
-    if machine is not None and bus.state in machine.preemptible:
-        bus.exit()

@@ -6,7 +6,8 @@ one that says READY. The variables stay in the environment for it.
 
 The watchdog's proof of life is a call that goes through the main loop. Only while the bus moves,
 which has its own deadline on the way down and systemd's on the way up, the main loop may be busy
-with that, and the proof is given without it.
+with that, and the proof is given without it; to a graceful, which has none, for as long as a stop
+may take.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Before and after every other listener of a channel.
 FIRST, LAST = float("-inf"), float("inf")
+
+FOREVER = float("inf")
 
 #: systemd reads no more than a page; a status is for one line of a terminal.
 LONGEST_STATUS = 500
@@ -91,8 +94,12 @@ class Systemd(Plugin):
     @listens("start", priority=Priority.IMPORT - 1)
     def start(self) -> None:
         """Begin to answer the watchdog: to systemd, a re-exec has never stopped."""
-        self._watchdog.moving = True
+        self._watchdog.busy_until = FOREVER
         self._watchdog.start()
+        # Half an interval may have passed before a re-exec, and half will until the first beat.
+        # From a fork that has not said who it is, nobody would hear it.
+        if os.getpid() == self._pid:
+            self._watchdog.prove()
         self._tell(status="Starting")
 
     @listens("started", priority=Priority.READY)
@@ -104,13 +111,14 @@ class Systemd(Plugin):
         self._tell("READY=1", status=self._serving)
         if self.fdstore:
             self._store()
-        self._watchdog.moving = False
+        self._watchdog.busy_until = 0.0
 
     @listens("graceful", priority=FIRST)
     def graceful(self) -> None:
         """Say RELOADING before anybody reloads."""
         if self._ready:
-            self._watchdog.moving = True
+            patience = getattr(self.bus, "stop_timeout", 0.0)
+            self._watchdog.busy_until = time.monotonic() + patience
             self._tell(*_reloading(), status="Reloading")
 
     @listens("graceful", priority=LAST)
@@ -118,12 +126,13 @@ class Systemd(Plugin):
         """Say READY when everybody has reloaded."""
         if self._ready:
             self._tell("READY=1", status=self._serving)
-            self._watchdog.moving = False
+            self._watchdog.busy_until = 0.0
 
     @listens("restart_refused")
     def restart_refused(self, error: BaseException) -> None:
         """Answer systemd, which may wait for a reload, that there is none."""
-        if self._ready:
+        # Refused because of an exit, it is no news.
+        if self._ready and not getattr(self.bus, "leaving", False):
             reason = str(error).partition("\n")[0]
             self._tell(*_reloading())
             self._tell("READY=1", status=f"reload failed: {reason}; still serving the old code")
@@ -131,7 +140,7 @@ class Systemd(Plugin):
     @listens("stop", priority=FIRST)
     def stop(self) -> None:
         """Say STOPPING first of all, or RELOADING if the same process comes back."""
-        self._watchdog.moving = True
+        self._watchdog.busy_until = FOREVER
         if getattr(self.bus, "leaving", False):
             self._say_goodbye()
         elif getattr(self.bus, "execv", False):
@@ -141,7 +150,8 @@ class Systemd(Plugin):
     def stopped(self) -> None:
         """Say that nothing is served for now."""
         if not (getattr(self.bus, "leaving", False) or getattr(self.bus, "execv", False)):
-            self._watchdog.moving = False
+            self._ready = False
+            self._watchdog.busy_until = 0.0
             self._tell(status="Stopped; the next start goes on")
 
     @listens("exit", priority=FIRST)
@@ -153,8 +163,8 @@ class Systemd(Plugin):
 
     @listens("execv", priority=FIRST)
     def execv(self) -> None:
-        """Leave the watchdog to the next image."""
-        self._watchdog.stop()
+        """Leave the watchdog to the next image, with all the time that there is."""
+        self._watchdog.hand_over()
 
     def _tell(self, *fields: str, status: str = "") -> None:
         if status and self.status:
@@ -233,14 +243,14 @@ class Watchdog:
     """Prove that the bus is alive, twice in every *interval* that systemd gives it.
 
     Attributes:
-        moving: Whether the main loop may be busy with moving the bus.
+        busy_until: How long the main loop may be busy with moving the bus; `time.monotonic`.
     """
 
     def __init__(self, bus: Engine, interval: float | None, manager: Manager) -> None:
         self.bus = bus
         self.interval = interval
         self.manager = manager
-        self.moving = False
+        self.busy_until = 0.0
         self._asked = False
         self._warned = ""
         self._task: BackgroundTask | None = None
@@ -253,6 +263,12 @@ class Watchdog:
         self._task.name = "sitebus watchdog"
         self._task.start()
 
+    def hand_over(self) -> None:
+        """End with a proof: until the next image's first, there is the whole interval."""
+        if self._task is not None:
+            self.stop()
+            self.prove()
+
     def stop(self) -> None:
         """End."""
         task, self._task = self._task, None
@@ -263,8 +279,8 @@ class Watchdog:
 
     def _beat(self) -> None:
         call_in_main = getattr(self.bus, "call_in_main", None)
-        if self.moving or call_in_main is None:
-            self._prove()
+        if call_in_main is None or time.monotonic() < self.busy_until:
+            self.prove()
         elif self._asked:
             self._warn("the main loop has not come round")
         else:
@@ -277,10 +293,12 @@ class Watchdog:
             self._warn("every thread that serves is stuck")
         else:
             self._warned = ""
-            self._prove()
+            self.prove()
 
-    def _prove(self) -> None:
-        self.manager.tell("WATCHDOG=1")
+    def prove(self) -> None:
+        """Say once that the bus is alive, if anybody asks."""
+        if self.interval is not None:
+            self.manager.tell("WATCHDOG=1")
 
     def _warn(self, reason: str) -> None:
         if self._warned != reason:

@@ -101,12 +101,17 @@ def test_the_mask_is_kept_and_the_files_are_private_to_whom_they_were(launcher: 
 
 
 def test_mask_and_directory_can_be_asked_for(launcher: Launcher) -> None:
-    """And a pid file that was named by a relative path is where the command was given."""
-    asked = {"umask": 0o77, "working_dir": "/"}
+    """And relative paths are of where the command was given, a second start's as well."""
+    (launcher.folder / "run").mkdir()
+    asked = {"umask": 0o77, "working_dir": "run", "stderr": "log"}
     done = launcher.launch(daemon=asked, pidfile="site.pid")
     said = ask(done.url)
-    assert (said["umask"], said["cwd"]) == (0o77, "/")
+    assert (said["umask"], said["cwd"]) == (0o77, str(launcher.folder / "run"))
     assert said["pid"] == launcher.pid
+    log = launcher.folder / "log"
+    ask(done.url, "/again")
+    wait_for(lambda: "Bus STARTED" in log.read_text(), PATIENCE)
+    assert ask(done.url)["cwd"] == said["cwd"]
 
 
 def test_what_is_printed_goes_to_the_files_from_then_on(launcher: Launcher) -> None:

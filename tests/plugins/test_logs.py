@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sitebus.errors import BadLogConfig, CannotWriteLog
+from sitebus.errors import BadLogConfig, CannotWriteLog, CannotWritePidFile, ChannelFailures
 from sitebus.plugins import logs
-from sitebus.plugins.logs import JsonFormatter, LogBridge, LogFile
+from sitebus.plugins.logs import JsonFormatter, LogBridge, LogFileHandler
+from sitebus.plugins.pidfile import PIDFile
 from sitebus.process import Engine
 
 
@@ -55,22 +56,61 @@ def test_a_patient_bridge_waits_for_the_start(bus: Engine) -> None:
     assert stream.getvalue().splitlines()[-1].endswith("INFO sitebus: later")
 
 
+@pytest.mark.parametrize("destination", ["-", "log"])
+def test_a_refused_start_is_said_once(destination: str, bus: Engine, tmp_path: Path) -> None:
+    """By who asked for it, on standard error; a file has to say it, too."""
+    place, stream = tmp_path / destination, io.StringIO()
+    logs.configure(destination=str(place) if destination == "log" else "-", stream=stream)
+    LogBridge(bus, patient=True).subscribe()
+    PIDFile(bus, tmp_path / "no" / "site.pid").subscribe()
+    with pytest.raises(CannotWritePidFile):
+        bus.start()
+    said = place.read_text() if destination == "log" else stream.getvalue()
+    assert said.count("cannot write the pid file") == (1 if destination == "log" else 0)
+    assert said.count("Shutting down") == (1 if destination == "log" else 0)
+    logs.unconfigure()
+
+
+def test_a_strangers_failure_is_said_with_its_traceback(bus: Engine) -> None:
+    """Who asked for the start has only a sentence."""
+    stream = io.StringIO()
+    logs.configure(stream=stream)
+    LogBridge(bus, patient=True).subscribe()
+    bus.subscribe("start", lambda: [][0])
+    with pytest.raises(IndexError):
+        bus.start()
+    assert "Traceback" in stream.getvalue()
+    assert "Shutting down" in stream.getvalue()
+
+
 def test_a_file_is_followed_when_it_is_moved(bus: Engine, tmp_path: Path) -> None:
-    """Log rotation moves the file and says ``graceful``."""
+    """Log rotation moves the file; some say ``graceful`` then, and some say nothing."""
     path, old = tmp_path / "log", tmp_path / "log.1"
     logs.configure("info", "text", str(path))
     LogBridge(bus).subscribe()
     bus.log("before")
     path.rename(old)
-    bus.log("still the old one")
-    bus.publish("graceful")
     bus.log("after")
-    assert [line.rpartition(": ")[2] for line in old.read_text().splitlines()] == [
-        "before",
-        "still the old one",
-    ]
-    logs.unconfigure()
+    assert old.read_text().endswith("before\n")
     assert path.read_text().endswith("after\n")
+    path.unlink()
+    bus.publish("graceful")
+    assert path.read_text() == ""
+    logs.unconfigure()
+
+
+def test_a_rotation_into_nowhere_is_one_sentence(bus: Engine, tmp_path: Path) -> None:
+    """And the lines go where they went before."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    logs.configure("info", "text", str(folder / "log"))
+    LogBridge(bus).subscribe()
+    folder.rename(tmp_path / "old")
+    with pytest.raises(ChannelFailures):
+        bus.publish("graceful")
+    (line,) = (tmp_path / "old" / "log").read_text().splitlines()
+    assert line.endswith(f"cannot write the log '{folder}/log': no such file or directory")
+    logs.unconfigure()
 
 
 def test_json_lines_carry_what_was_said_and_the_extra(tmp_path: Path) -> None:
@@ -116,17 +156,17 @@ def test_what_configure_gave_is_taken_back() -> None:
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """Status 73, before anything is served."""
     with pytest.raises(CannotWriteLog) as caught:
-        LogFile(tmp_path / "gone" / "log")
+        LogFileHandler(tmp_path / "gone" / "log")
     assert caught.value.status == 73
     path = tmp_path / "log"
-    handler = LogFile(path)
+    handler = LogFileHandler(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(OSError, match="directory"):
-        handler.reopen()
-    assert handler.stream is not None
-    assert not handler.stream.closed
+    with pytest.raises(CannotWriteLog, match="directory"):
+        handler.file.reopen()
+    assert handler.file.fileno() >= 0
     handler.close()
+    assert handler.file.fileno() < 0
 
 
 def test_a_file_of_the_logging_module_is_used(tmp_path: Path) -> None:
@@ -174,7 +214,7 @@ def test_a_full_disk_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("sitebus")
     for number in range(3):
         logger.info("line %s", number)
-    assert isinstance(handler, LogFile)
+    assert isinstance(handler, LogFileHandler)
     assert handler.lost == 3
     logs.unconfigure()
     assert capfd.readouterr().err == (

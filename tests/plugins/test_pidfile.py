@@ -441,6 +441,64 @@ def test_another_path_after_a_restart_leaves_no_old_file(
     assert os.listdir(tmp_path) == []
 
 
+class TestTrial:
+    """A restart after which there would be no pid file is refused before anything stops."""
+
+    def test_what_the_parent_holds_is_left_alone(
+        self, bus: Engine, plugin: PIDFile, path: Path
+    ) -> None:
+        """It goes to the next image with its lock."""
+        path.write_text(f"{os.getppid()}\n")
+        before = path.stat()
+        bus.publish("trial")
+        assert path.stat() == before
+
+    def test_a_new_path_is_tried_and_left_as_it_was(
+        self, bus: Engine, plugin: PIDFile, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The configuration has changed."""
+        monkeypatch.setenv(module.WHERE, str(path.with_name("old.pid")))
+        bus.publish("trial")
+        assert names(path) == []
+
+    def test_a_path_of_no_use_is_told(self, bus: Engine, tmp_path: Path) -> None:
+        """With the old file in the old place, and the site serving."""
+        plugin = PIDFile(bus, tmp_path / "no" / "site.pid")
+        with pytest.raises(CannotWritePidFile, match="there is no directory"):
+            plugin.trial()
+
+    def test_a_path_that_another_process_owns_is_told(self, bus: Engine, path: Path) -> None:
+        """Two sites with one pid file, by a slip in the configuration."""
+        with owner(path), pytest.raises(PidFileInUse):
+            PIDFile(bus, path).trial()
+
+    def test_a_site_goes_on_where_its_file_was_tidied_away(self, tmp_path: Path) -> None:
+        """Restarted all the same, it would be down."""
+        folder = tmp_path / "run"
+        folder.mkdir()
+        with Child([sys.executable, "-c", RESTARTS, folder / "site.pid"]) as child:
+            assert child.wait() == 0
+            assert "refused" in child.output
+            assert f"there is no directory {folder}" in child.output
+
+
+RESTARTS = """
+import os, shutil, sys
+from sitebus.errors import TrialFailed
+from sitebus.plugins.pidfile import PIDFile
+from sitebus.process import Engine
+bus = Engine()
+PIDFile(bus, sys.argv[1]).subscribe()
+bus.start()
+shutil.rmtree(os.path.dirname(sys.argv[1]))
+try:
+    bus.restart()
+except TrialFailed as error:
+    print("refused:", error)
+bus.exit()
+"""
+
+
 def test_a_file_that_was_removed_is_made_again_by_a_start(
     bus: Engine, plugin: PIDFile, path: Path
 ) -> None:

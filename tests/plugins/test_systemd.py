@@ -115,6 +115,24 @@ class TestLife:
             "STATUS": "reload failed: shop.py, line 3: no; still serving the old code",
         }
 
+    def test_a_restart_that_an_exit_refuses_is_no_news(self, manager: Manager, bus: Engine) -> None:
+        """READY after STOPPING would be a lie, and so would be that the old code serves on."""
+        Systemd(bus, notify_socket=manager.address).subscribe()
+        bus.subscribe("stop", lambda: bus.publish("restart_refused", ValueError("leaving")))
+        bus.start()
+        bus.exit()
+        manager.rest()
+        assert manager.said() == ["READY", "STOPPING"]
+
+    def test_a_graceful_while_stopped_says_nothing(self, manager: Manager, bus: Engine) -> None:
+        """Nothing is served that could be ready."""
+        Systemd(bus, notify_socket=manager.address).subscribe()
+        bus.start()
+        bus.stop()
+        manager.rest()
+        bus.graceful()
+        assert manager.rest() == []
+
     def test_statuses_can_be_left_out(self, manager: Manager, bus: Engine) -> None:
         """And a message that has nothing else is not sent at all."""
         Systemd(bus, notify_socket=manager.address, status=False).subscribe()
@@ -235,6 +253,46 @@ class TestWatchdog:
         bus.subscribe("start", lambda: manager.until("WATCHDOG"), 75)
         Systemd(bus, notify_socket=manager.address).subscribe()
         bus.start()
+
+    def test_a_new_image_has_the_whole_interval(
+        self, manager: Manager, bus: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Half an interval may have passed before an exec, and half passes after a start."""
+        monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+        Systemd(bus, notify_socket=manager.address).subscribe()
+        bus.start()
+        assert [n.fields for n in manager.rest()].count({"WATCHDOG": "1"}) == 1
+        bus.publish("execv")
+        assert [n.fields for n in manager.rest()] == [{"WATCHDOG": "1"}]
+        bus.publish("execv")
+        assert manager.rest() == []
+
+    def test_a_graceful_that_hangs_is_not_alive_for_ever(
+        self, manager: Manager, bus: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has no deadline of its own; a stop's is long enough for it."""
+        monkeypatch.setenv("WATCHDOG_USEC", "20000")
+        bus.stop_timeout = 0.2
+        said: list[str] = []
+        bus.subscribe("log", lambda line, level: said.append(line))
+        Systemd(bus, notify_socket=manager.address).subscribe()
+
+        def hang() -> None:
+            manager.rest()
+            manager.until("WATCHDOG")
+            wait_for(lambda: any("the main loop has not come round" in line for line in said))
+
+        bus.subscribe("graceful", hang)
+        bus.start()
+
+        def reload() -> None:
+            bus.graceful()
+            bus.exit()
+
+        thread = threading.Thread(target=reload, daemon=True)
+        bus.call_in_main(thread.start)
+        bus.call_in_main(lambda: wait_for(lambda: not thread.is_alive()))
+        bus.block()
 
     def test_a_stuck_site_is_not_alive(
         self, manager: Manager, bus: Engine, monkeypatch: pytest.MonkeyPatch

@@ -105,7 +105,10 @@ class TestSite:
         reloading = manager.until("RELOADING")
         assert int(reloading.fields["MONOTONIC_USEC"]) > 0
         assert int(reloading.fields["EXTEND_TIMEOUT_USEC"]) > 0
+        before = len(manager.seen)
         again = manager.until("READY")
+        proofs = [news for news in manager.seen[before:] if "WATCHDOG" in news.fields]
+        assert len(proofs) >= 2, "the last of the old image, the first of the new one"
         assert again.pid == ready.pid == site.pid
         assert place_in(again.fields["STATUS"]) == place
         assert get(place).startswith(f"{site.pid} ")
