@@ -126,7 +126,10 @@ class Bus(Channels):
             self._mail.tell(LOOK)
 
     def _serve_in_a_thread(self) -> None:
-        threading.Thread(target=self._serve, name="sitebus command", daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, name="sitebus command", daemon=True).start()
+        except RuntimeError:
+            self._serve()  # that one was the last; this thread will do
 
     def _serve(self, own: Command | None = None) -> None:
         """Walk what is queued, unless somebody does.

@@ -141,6 +141,7 @@ def leave_now() -> NoReturn:
 
     try:
         if sys.__stderr__ is not None and _can_be_written(sys.__stderr__.fileno()):
+            os.write(sys.__stderr__.fileno(), b"sitebus: leaving at once; the threads are at:\n")
             faulthandler.dump_traceback(sys.__stderr__)
     except (OSError, ValueError):
         pass  # no descriptor to write to; leaving matters more

@@ -316,6 +316,15 @@ class CannotRead(SitebusError):
         return f"cannot read {self.path}: {self.reason}"
 
 
+class NoDirectory(SitebusError):
+    """The directory that this process is in was removed."""
+
+    status = EX_NOINPUT
+
+    def __str__(self) -> str:
+        return "the current directory is not there any more; go to another one, or use --chdir"
+
+
 class MayNotRead(CannotRead):
     """A file that was named is not for this user to read."""
 

@@ -37,9 +37,10 @@ class MainLoop:
         """Return when the engine has exited, with the SystemExit that was raised, if one was."""
         engine = self.engine
         leaving: SystemExit | None = None
-        while not engine.ended:
+        while True:
             try:
                 self._take_turns()
+                return leaving
             except KeyboardInterrupt:
                 # Said in the next turn: another one may come while it is being said.
                 self._say_next("Keyboard Interrupt: shutting down bus")
@@ -49,7 +50,6 @@ class MainLoop:
                 self._say_next("SystemExit raised: shutting down bus")
                 engine._troubled(error)
                 engine._post(engine._exit_command())
-        return leaving
 
     def _say_next(self, message: str) -> None:
         self.engine._main_work.append(lambda: self.engine.log(message))
@@ -58,19 +58,23 @@ class MainLoop:
         engine = self.engine
         # What is told between two boxes is not lost: each turn first looks for itself.
         with engine._mail.open() as box:
-            while True:
-                # One round of it: work that makes more work must not keep a command waiting.
-                for _ in range(len(engine._main_work)):
-                    self._call_here(engine._main_work.popleft())
-                engine._serve()
-                if engine.ended:
-                    return
+            while not engine.ended:
+                self._work()
                 if engine._is_preempted():
+                    self._work()  # the signal that asked for it may have listeners
                     engine._bound()  # another thread walks, and may be stuck
-                if engine._main_work:
+                engine._serve()
+                if engine._main_work or engine.ended:
                     continue
                 if receive(box, self._ticks.due()) is None:
                     self._ticks.tick()
+            self._work()
+
+    def _work(self) -> None:
+        """Do one round of it: work that makes more work must not keep a command waiting."""
+        work = self.engine._main_work
+        for _ in range(len(work)):
+            self._call_here(work.popleft())
 
     def _call_here(self, work: Callable[[], object]) -> None:
         try:

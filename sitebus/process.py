@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sitebus import reexec, trial
 from sitebus.bus import Bus
@@ -111,6 +111,7 @@ class Engine(Bus):
         self._successor: reexec.Command | None = None
         self._trial: trial.Trial | None = None
         self._trying = threading.Lock()
+        self._restarts = threading.BoundedSemaphore(2)
         self._interrupts = 0
         self._leaving = False
         self._deadline: Deadline | None = None
@@ -144,7 +145,8 @@ class Engine(Bus):
     def start(self) -> None:
         """Start everything; return when the site serves.
 
-        In a trial of a `restart` it publishes ``trial`` instead, and ends the process.
+        In a trial of a `restart` it publishes ``trial`` instead, and ends the process. Another
+        engine that is started meanwhile does nothing.
 
         Raises:
             Exception: What the failing listener raised, after everything was stopped and exited;
@@ -154,6 +156,7 @@ class Engine(Bus):
         """
         if trial.is_one():
             self._prove_itself()
+            return
         atexit.unregister(self._last_resort)
         atexit.register(self._last_resort)
         if threading.current_thread() is threading.main_thread():
@@ -219,37 +222,56 @@ class Engine(Bus):
         """Do as `restart` does in a thread of its own; a refusal is logged."""
 
         def restart() -> None:
-            if self._trying.locked():
+            # One may wait: what it is about can be younger than the trial that runs.
+            if not self._restarts.acquire(blocking=False):
                 self.log("A restart is on its way already")
                 return
             try:
                 self.restart(force)
             except TrialFailed as error:
                 self.log(f"{error}\n{error.text}", ERROR)
+            except Unreachable:
+                pass  # the process ends anyway
             except SitebusError as error:
                 self.log(str(error), ERROR)
+            finally:
+                self._restarts.release()
 
         threading.Thread(target=restart, name="sitebus restart", daemon=True).start()
 
     def _tried(self, force: bool) -> reexec.Command:
         successor = reexec.Command.of_this_process()
         with self._trying:
-            if self._leaving:
-                raise Unreachable(self.machine.running, self.state, ())
+            self._check_staying()
             successor.check()
             if not force:
                 held = {
                     str(a) for each in self.sockets.listeners for a in (each.asked, each.address)
                 }
-                self._trial = trial.Trial(successor, self.try_timeout, held)
-                try:
-                    self._trial.run()
-                finally:
-                    self._trial = None
+                self._try(trial.Trial(successor, self.try_timeout, held))
         return successor
 
-    def _prove_itself(self) -> NoReturn:
-        """Load what a start would load; the trial ends here."""
+    def _try(self, attempt: trial.Trial) -> None:
+        self._trial = attempt
+        try:
+            # An exit that begins from here on calls the trial off.
+            self._check_staying()
+            attempt.run()
+        except CannotRestart:
+            if attempt.cancelled:
+                raise Unreachable(self.machine.running, self.state, ()) from None
+            raise
+        finally:
+            self._trial = None
+
+    def _check_staying(self) -> None:
+        if self._leaving or self._interrupts:
+            raise Unreachable(self.machine.running, self.state, ())
+
+    def _prove_itself(self) -> None:
+        """Load what a start would load; the trial ends here, unless it is another bus's."""
+        if not trial.begin():
+            return
         error: BaseException | None = None
         try:
             self.publish("trial")
@@ -283,6 +305,8 @@ class Engine(Bus):
             leave_now()
         if self._interrupts == 2:
             self.hurry()
+        if (running := self._trial) is not None:
+            running.cancel()  # the main thread may be what waits for it
         self._successor = None
         # The second time as well: the first exit may have been cut off before it began.
         self._post(self._exit_command())
@@ -487,7 +511,9 @@ class Engine(Bus):
     def _bound(self) -> None:
         """From here on the shutdown has `stop_timeout` seconds, unless they run already."""
         with self._bounding:
-            if self._deadline is None or self._deadline.is_met:
+            # Whoever wanted it may come late, when nothing is left to bound, nor anybody to end it.
+            over = self.state in self.machine.final and not self._blocking
+            if self._deadline is None or (self._deadline.is_met and not over):
                 self._deadline = Deadline(
                     self.stop_timeout,
                     hurry=self.hurry,
@@ -539,12 +565,18 @@ class Engine(Bus):
         with suppress(ChannelFailures):  # logged already; too late to stay
             self.publish("execv")
         self.log(f"Re-spawning {' '.join(successor.argv)}")
+        import signal
+
+        # The descriptor that signals are noted on may have to make way for a socket.
+        noted = signal.set_wakeup_fd(-1)
         try:
             with self.sockets.hand_down(self.legacies) as legacy:
                 reexec.execute(successor, legacy, lambda: self._successor is not None)
         except CannotRestart as error:
             self._troubled(error)
             self.log(str(error), ERROR)
+        finally:
+            signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
 
     def _join_threads(self) -> None:
         self._bound()
@@ -585,6 +617,7 @@ class ProcessBus(Engine):
         # Programs written for magicbus start with this, and not with `start`.
         if trial.is_one():
             self._prove_itself()
+            return []
         return super().transition(target)
 
     def graceful(self) -> None:

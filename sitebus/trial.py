@@ -122,43 +122,22 @@ class Trial:
             raise CannotRestart(self.command.argv, reason) from error
 
     def _listen(self, reading: int, child: Popen[bytes]) -> tuple[dict[str, Any], str]:
-        """Read what the child reports and prints until it has said how it went, or cannot."""
-        import json
-        import select
-
+        """Take in what the child reports and prints until it has said how it went, or cannot."""
         assert child.stdout is not None
-        report, output = b"", b""
-        printing = child.stdout.fileno()
-        poll = select.poll()
-        poll.register(reading, select.POLLIN)
-        poll.register(printing, select.POLLIN)
+        ear = _Ear(reading, child.stdout.fileno())
         deadline = time.monotonic() + self.timeout
         if self.cancelled:
             _kill(child)
-        done = False
-        while not done and (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0:
             # What the program forks has its pipes as well: they may stay open when it is gone.
-            done = child.poll() is not None
-            for fd, _ in poll.poll(0 if done else min(left, _GLANCE) * 1000):
-                chunk = os.read(fd, 1 << 16)
-                if fd == reading:
-                    report += chunk
-                    done = done or not chunk or chunk.endswith(b"\n")
-                else:
-                    output = (output + chunk)[-_MOST_KEPT:]
-                    if not chunk:
-                        poll.unregister(fd)
-        if not done:
-            return {"late": True}, _text(output)
-        # What it printed before is in the pipe already.
-        output = (output + _rest(printing))[-_MOST_KEPT:]
-        with suppress(ValueError):
-            return json.loads(report), _text(output)
-        return {}, _text(output)
+            ended = child.poll() is not None
+            if ear.listen(0 if ended else min(left, _GLANCE)) or ended:
+                return ear.told()
+        return {"late": True}, ear.printed()
 
     def _failure(self, report: Mapping[str, Any], output: str, status: int) -> TrialFailed:
         if report.get("late"):
-            said = f"it had not got as far as serving within {self.timeout:g} s"
+            said = f"the new code was not ready to serve within {self.timeout:g} s (try_timeout)"
             return _told(said, f"{output}\n{said}".strip())
         if report:
             return _told(report["message"], report["text"], report["missing"])
@@ -167,6 +146,49 @@ class Trial:
             return _told(said, f"{output}\n{said}".strip())
         lines = output.strip().splitlines() or [f"it ended with status {status} and said nothing"]
         return _told(lines[-1].strip(), output.strip() or lines[-1])
+
+
+class _Ear:
+    """What a child reports, and the last that it prints."""
+
+    def __init__(self, reading: int, printing: int) -> None:
+        import select
+
+        self._report = self._output = b""
+        self._reading = reading
+        self._printing = printing
+        self._poll = select.poll()
+        for fd in (reading, printing):
+            self._poll.register(fd, select.POLLIN)
+
+    def listen(self, seconds: float) -> bool:
+        """Take in what comes first within *seconds*; tell whether the report is complete."""
+        complete = False
+        for fd, _ in self._poll.poll(seconds * 1000):
+            chunk = os.read(fd, 1 << 16)
+            if fd == self._reading:
+                self._report += chunk
+                complete = not chunk or chunk.endswith(b"\n")
+            else:
+                self._output = (self._output + chunk)[-_MOST_KEPT:]
+                if not chunk:
+                    self._poll.unregister(fd)
+        return complete
+
+    def told(self) -> tuple[dict[str, Any], str]:
+        """Answer the report, if there is a whole one, and what was printed before it."""
+        import json
+
+        os.set_blocking(self._printing, False)
+        with suppress(BlockingIOError):
+            self._output = (self._output + os.read(self._printing, _MOST_KEPT))[-_MOST_KEPT:]
+        with suppress(ValueError):
+            return json.loads(self._report), self.printed()
+        return {}, self.printed()
+
+    def printed(self) -> str:
+        """Answer the last of what was printed."""
+        return self._output.decode("utf-8", "backslashreplace")
 
 
 class Place(NamedTuple):
@@ -246,17 +268,6 @@ def _told(message: str, text: str, missing: Iterable[str] = ()) -> TrialFailed:
     where = found[-1] if found else Place("", 0)
     files = {each.file for each in found}
     return TrialFailed(message, text, where.file, where.line, files.union(missing))
-
-
-def _rest(fd: int) -> bytes:
-    os.set_blocking(fd, False)
-    with suppress(BlockingIOError):
-        return os.read(fd, _MOST_KEPT)
-    return b""
-
-
-def _text(output: bytes) -> str:
-    return output.decode("utf-8", "backslashreplace")
 
 
 def _kill(child: Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import requests
 
 from sitebus import State, assembly
 from sitebus.assembly import look
+from sitebus.assembly.environment import VARIABLE, forget
 from sitebus.config import Override
 from sitebus.errors import (
     AppImportError,
@@ -25,6 +27,7 @@ from sitebus.errors import (
 from sitebus.mounts import Site
 from sitebus.plugins import Plugin
 from sitebus.process import Engine
+from tests.helpers import ROOT
 
 APPLICATION = """\
 def app(environ, start_response):
@@ -294,3 +297,44 @@ def test_slashes_are_merged_when_the_file_says_so(assemble: Assemble) -> None:
     """What a site can do, its file can say."""
     assembled = assemble(f"[site]\nmerge_slashes = yes\n{MOUNT}")
     assert assembled.site.merge_slashes
+
+
+def test_an_event_stream_is_no_slow_request(bus: Engine, assemble: Assemble) -> None:
+    """A page that is open for days is not stuck; and a site's only thread is not for it."""
+    assembled = assemble(
+        f"threads = 1\n{MOUNT}[site]\nenvironment = development\n"
+        "[reload]\nenabled = yes\nbrowser = yes\nforce_polling = yes\n"
+    )
+    assembled.start()
+    (url,) = assembled.urls()
+    assert assembled.face is not None
+    assembled.face.streams.most = 1
+    with requests.get(f"{url}/__sitebus__/reload", stream=True, timeout=10) as stream:
+        next(stream.iter_lines())
+        assert bus.serving.serving() == ()
+    assembled.face.streams.close()
+    assert requests.get(f"{url}/a", timeout=10).text == "/a"
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 0), (10, 5)])
+def test_event_streams_leave_half_the_threads(assemble: Assemble, threads: int, most: int) -> None:
+    assembled = assemble(f"threads = {threads}\n{MOUNT}[reload]\nenabled = yes\n")
+    assert assembled.face is not None
+    assert assembled.face.streams.most == most
+
+
+def test_what_an_application_starts_keeps_the_environment(
+    assemble: Assemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another site, perhaps, which must not take it for its own from before a restart."""
+    for name in (VARIABLE, "ASSEMBLED_FOR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assemble(f"{MOUNT}[env]\nASSEMBLED_FOR = us\n").start()
+    code = "import os; from sitebus.assembly.environment import forget; forget(); print(os.environ)"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert "'ASSEMBLED_FOR': 'us'" in told.stdout
+    forget()
+    assert "ASSEMBLED_FOR" not in os.environ

@@ -289,6 +289,64 @@ def test_abort_gives_the_process_a_truthful_status(engine: Engine) -> None:
     thread.join()
 
 
+def test_a_command_that_comes_late_leaves_no_deadline() -> None:
+    """Whoever was to walk an exit may find that it is over, and has nobody to bound."""
+    looked, done = threading.Event(), threading.Event()
+
+    class Late(Engine):
+        def _serve_in_a_thread(self) -> None:
+            super()._serve_in_a_thread()
+            done.set()
+
+        def _is_preempted(self) -> bool:
+            found = super()._is_preempted()
+            if threading.get_ident() != threading.main_thread().ident:
+                looked.set()
+                wait_for(lambda: self.ended and not self._blocking)
+            return found
+
+    with nothing_left(1):
+        late = Late()
+        late.start()
+        late.abort(RuntimeError("server died"))
+        assert looked.wait(5)
+        assert late.block() == 70
+        assert done.wait(5)
+
+
+@pytest.mark.parametrize("blocked", [True, False])
+def test_work_for_the_main_thread_is_done_before_the_end(engine: Engine, blocked: bool) -> None:
+    """Listeners of the signal that ends the process are such work."""
+    done: list[bool] = []
+
+    def end() -> None:
+        engine.call_in_main(lambda: done.append(True))
+        engine.exit()
+
+    engine.start()
+    if blocked:
+        engine.call_in_main(end)
+    else:
+        end()
+    engine.block()
+    assert done
+
+
+def test_a_command_is_walked_though_no_thread_is_to_be_had(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one that the system gave is enough."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    engine.start()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    engine.abort(RuntimeError("server died"))
+    wait_for(lambda: engine.ended)
+    monkeypatch.undo()
+
+
 def test_the_status_of_an_error_is_the_errors_own() -> None:
     class Special(SitebusError):
         status = 66

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,61 @@ def test_a_child_of_the_trial_is_no_trial(program: Path) -> None:
     assert not trial.is_one()
 
 
+@pytest.mark.parametrize("end", ["sitebus.engine.start()", "sys.exit('broken')"])
+def test_what_a_trial_started_ends_with_it(program: Path, end: str) -> None:
+    """Or there would be one more of it after each save."""
+    text = f"""
+        import subprocess, sys, sitebus
+        child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
+        open("child", "w").write(str(child.pid))
+        {end}
+    """
+    with nullcontext() if "start" in end else pytest.raises(TrialFailed, match="broken"):
+        try_out(program, text)
+    pid = int(program.with_name("child").read_text())
+    wait_for(lambda: not is_running(pid), what="the grandchild to end")
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [("sitebus.engine.start()", ""), ("os._exit(3)", "status 3"), ("1 / 0", "Zero")],
+)
+def test_what_a_trial_forked_does_not_hold_its_report_up(
+    program: Path, end: str, said: str
+) -> None:
+    """A fork has every pipe, as that of a multiprocessing.Manager made at import."""
+    text = f"""
+        import os, signal, sitebus
+        if os.fork() == 0:
+            signal.pause()
+        {end}
+    """
+    with pytest.raises(TrialFailed, match=said) if said else nullcontext():
+        try_out(program, text)
+
+
+def test_another_bus_has_no_say_in_a_trial(program: Path) -> None:
+    """An application may have one of its own, and a mistake in the next line."""
+    with pytest.raises(TrialFailed, match="nothing_of_that_name"):
+        try_out(
+            program,
+            """
+            import sitebus
+
+            def load():
+                for bus in (sitebus.Engine(), sitebus.engine):
+                    bus.subscribe("start", lambda: open("started", "w"))
+                    bus.start()
+                assert sitebus.ProcessBus().transition("RUN") == []
+                import nothing_of_that_name
+
+            sitebus.engine.subscribe("trial", load)
+            sitebus.engine.start()
+            """,
+        )
+    assert not program.with_name("started").exists()
+
+
 def test_frames_of_installed_packages_are_not_blamed(tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     mine.touch()
@@ -208,7 +264,10 @@ def test_a_broken_edit_leaves_the_old_code_running(site: Path) -> None:
         assert child.stop() == 0
 
 
-def test_sigterm_does_not_wait_for_a_trial(site: Path) -> None:
+@pytest.mark.parametrize("call", ["engine.restart_soon", "engine.restart"])
+def test_sigterm_does_not_wait_for_a_trial(site: Path, call: str) -> None:
+    """Be it the main thread that waits for it; and to be asked to end is no refusal."""
+    site.write_text(site.read_text().replace("engine.restart_soon", call))
     with Child([sys.executable, site], site.parent) as child:
         child.wait_for_output("pid")
         site.write_text("open('trying', 'w').close()\nwhile True: pass")
@@ -216,6 +275,28 @@ def test_sigterm_does_not_wait_for_a_trial(site: Path) -> None:
         wait_for(site.with_name("trying").exists, 20)
         child.signal(signal.SIGTERM)
         assert child.wait(10) == 0
+        assert "refused" not in child.output
+
+
+def test_a_restart_asked_for_during_a_trial_has_one_of_its_own(site: Path) -> None:
+    """The trial that runs has read the mistake already which the operator has just mended."""
+    good = site.read_text()
+    with Child([sys.executable, site], site.parent) as child:
+        child.wait_for_output("pid")
+        site.write_text(
+            "import os, time\n"
+            "open('trying', 'w').close()\n"
+            "while not os.path.exists('enough'): time.sleep(0.01)\n"
+            "raise SystemExit('the mistake')\n"
+        )
+        ask_for_restart(site)
+        wait_for(site.with_name("trying").exists, 20)
+        site.write_text(good.replace("pass  # MORE", "print('new code', flush=True)"))
+        ask_for_restart(site)
+        wait_for(lambda: not site.with_name("go").exists())
+        site.with_name("enough").touch()
+        child.wait_for_output(rf"refused the mistake[^\0]*new code\n[^\0]*pid {child.pid}$")
+        assert child.stop() == 0
 
 
 def test_a_trial_ends_when_the_site_is_killed(site: Path) -> None:

@@ -42,7 +42,8 @@ def table() -> Table:
     assert server is not None
     assert plugin is not None
     whole = TABLE.with_section(server._replace(brings_by="adapter", brings=_adapter_rows))
-    return whole.with_section(plugin._replace(member=plugin_section)).with_section(_signals())
+    known = plugin._replace(member=plugin_section, members=tuple(shelf.BUILT_IN))
+    return whole.with_section(known).with_section(_signals())
 
 
 def plugin_section(name: str) -> Section | None:
@@ -55,7 +56,8 @@ def plugin_section(name: str) -> Section | None:
     enabled = plugin.row("enabled")
     assert enabled is not None
     said = (kind.__doc__ or "").partition("\n")[0]
-    return plugin._replace(rows=(enabled, *kind.OPTIONS), help=said, free=False, opened_by="")
+    rows = (enabled, *kind.OPTIONS)
+    return plugin._replace(rows=rows, help=said, free=False, opened_by="", member=plugin_section)
 
 
 def _signals() -> Section:
@@ -214,6 +216,7 @@ def assemble(configuration: Configuration, engine: Engine, site: Site) -> Assemb
 
 def _plugins(assembly: Assembly) -> Iterator[Any]:
     configuration, engine = assembly.configuration, assembly.engine
+    engine.try_timeout = configuration.one("reload")["try_timeout"]
     yield from parts.logging(configuration, engine, assembly.site)
     yield Startup(engine, assembly)
     if assembly.face is not None and not engine.trying:
@@ -232,4 +235,4 @@ def _application(assembly: Assembly) -> Callable[..., Any]:
         return mount.name if mount is not None else ""
 
     serving.locate = locate
-    return serving.watch(assembly.face or site.wsgi)
+    return assembly.face or serving.watch(site.wsgi)

@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Mapping
 
+from sitebus import trial
 from sitebus.config import Configuration
 
-#: The variables that a configuration has set: the next one, after a restart, may set others.
+#: The process whose configuration has set variables, and which: the next one, after a restart, may
+#: set others.
 VARIABLE = "SITEBUS_ENV"
 
 
@@ -27,14 +29,31 @@ def set_defaults(variables: Mapping[str, str]) -> None:
     new = [name for name in variables if name not in os.environ]
     os.environ.update({name: variables[name] for name in new})
     if new:
-        os.environ[VARIABLE] = " ".join([*os.environ.get(VARIABLE, "").split(), *new])
+        _note(_names() + new)
+
+
+def keep() -> None:
+    """Go on with what was set before this process became a daemon, which has an id of its own."""
+    if names := _names():
+        _note(names)
 
 
 def forget() -> None:
     """Take away what a configuration had set before this process was restarted.
 
     A restart hands the environment on; a variable that the file says otherwise now, or not at all,
-    would have the old value for ever.
+    would have the old value for ever. What an application starts keeps what it was given.
     """
-    for name in os.environ.pop(VARIABLE, "").split():
-        os.environ.pop(name, None)
+    owner, names = os.environ.get(VARIABLE, "").partition(" ")[0], _names()
+    os.environ.pop(VARIABLE, None)
+    if owner == str(os.getpid()) or trial.is_one():
+        for name in names:
+            os.environ.pop(name, None)
+
+
+def _names() -> list[str]:
+    return os.environ.get(VARIABLE, "").split()[1:]
+
+
+def _note(names: list[str]) -> None:
+    os.environ[VARIABLE] = " ".join([str(os.getpid()), *names])

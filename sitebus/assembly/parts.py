@@ -144,12 +144,13 @@ def face(configuration: Configuration, engine: Engine, site: Site) -> Face | Non
 
     threads = min(settings["threads"] for settings in configuration.servers)
     return Face(
-        site.wsgi,
+        # Its event streams are no requests that take too long.
+        engine.serving.watch(site.wsgi),
         on_error=told["on_error"],
         details=configuration.site["development_pages"],
         browser=told["browser"],
         boot=engine.id,
-        most=max(1, threads // 2),
+        most=threads // 2,
     )
 
 
@@ -161,7 +162,6 @@ def reloading(configuration: Configuration, engine: Engine, face: Face) -> Itera
 
     told = configuration.one("reload")
     engine.autoreload.files.update(configuration.files)
-    engine.try_timeout = told["try_timeout"]
     yield Autoreloader(
         engine,
         told["interval"],

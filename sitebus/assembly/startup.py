@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sitebus import trial
 from sitebus.assembly import applications
+from sitebus.assembly.environment import keep
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Priority
@@ -46,6 +47,7 @@ class Startup(Plugin):
     @listens("start", priority=Priority.IMPORT)
     def mount(self) -> None:
         """Import the applications and mount them, once: a stop keeps them."""
+        keep()
         if self._mounted:
             return
         face = self.assembly.face

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sitebus.config.configuration import DEFAULT, Origin, Problem
 from sitebus.config.options import Section, Table
 from sitebus.config.texts import cut, short
-from sitebus.errors import SitebusError, nearest
+from sitebus.errors import NoDirectory, SitebusError, nearest
 
 if TYPE_CHECKING:
     from sitebus.config.sources import Source
@@ -78,7 +78,7 @@ class Drafts:
     def __init__(self, table: Table, environ: Mapping[str, str]) -> None:
         self.table = table
         self.environ = environ
-        self.here = Path.cwd()
+        self.here = current_directory()
         self.directory = self.here
         self.problems: list[Problem] = []
         self.known: dict[tuple[str, str], Draft] = {}
@@ -276,6 +276,18 @@ class Drafts:
                 self.known[draft.identity] = draft
 
 
+def current_directory() -> Path:
+    """Answer where relative paths begin.
+
+    Raises:
+        NoDirectory: it is not there any more.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise NoDirectory from error
+
+
 def split_heading(text: str) -> tuple[str, str]:
     """Answer the first word of a heading and the rest: ``server admin``, or ``server.admin``."""
     text = text.strip()
@@ -313,8 +325,9 @@ def _twice(draft: Draft, before: Draft) -> str:
 
 def _unknown_key(draft: Draft, spelled: str, key: str, table: Table) -> str:
     section = draft.section
-    said = f"[{section.kind}] has no setting {short(spelled)}"
-    homes = [f"[{home.kind}]" for home in table.homes(key)]
+    known = section.member(draft.name) is not None
+    said = f"{title(draft) if known else f'[{section.kind}]'} has no setting {short(spelled)}"
+    homes = [f"[{home.kind}]" for home in table.homes(key) if not known]
     if homes:
         return f"{said} - it belongs in {' or '.join(dict.fromkeys(homes))}"
     near = nearest(key[:60], [row.name for row in section.rows])

@@ -119,6 +119,7 @@ class Section(NamedTuple):
         brings: answers these rows for that text; raises SitebusError.
         others: answers the row of a key that need not be listed, if it is one that can be said.
         member: answers the section that a heading of that name is, where its settings are known.
+        members: the names of those, for hints.
     """
 
     kind: str
@@ -134,6 +135,7 @@ class Section(NamedTuple):
     brings: Callable[[str], Iterable[Row]] = _nothing
     others: Callable[[str], Row | None] = _no_row
     member: Callable[[str], Section | None] = _nobody
+    members: tuple[str, ...] = ()
 
     @property
     def single(self) -> bool:

@@ -159,7 +159,10 @@ class _Reader:
 
     def _default(self, draft: Draft, row: Row, environment: str) -> Value | None:
         if row.required:
-            self.problem(draft.origin, f"{title(draft)} needs {row.name!r}: {row.help}")
+            near = nearest(draft.name[:60], draft.section.members)
+            hint = f" - did you mean [{draft.section.kind} {near}]?" if near else ""
+            message = f"{title(draft)} needs {row.name!r}: {row.help}"
+            self.problem(draft.origin, f"{message.rstrip('.')}{hint}" if hint else message)
             return None
         value = row.default_in(environment)
         if row.default_text:

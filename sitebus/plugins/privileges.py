@@ -13,9 +13,15 @@ from typing import ClassVar
 
 from sitebus import accounts
 from sitebus.accounts import Identity
-from sitebus.config.kinds import BOOLEAN, TEXT, Context, Kind
+from sitebus.config.kinds import BOOLEAN, BadValue, Context, Kind
 from sitebus.config.options import Option, Row
-from sitebus.errors import CannotDropPrivileges, MayNotSwitch, NotOnThisPlatform
+from sitebus.errors import (
+    CannotDropPrivileges,
+    MayNotSwitch,
+    NotOnThisPlatform,
+    UnknownAccount,
+    nearest,
+)
 from sitebus.plugins import Plugin, call_off, listens
 from sitebus.process import Engine, Priority
 
@@ -44,6 +50,26 @@ class Umask(Kind[int]):
 UMASK: Kind[int] = Umask()
 
 
+class Account(Kind[str]):
+    """A user or a group of this system, by name or number."""
+
+    metavar = "NAME"
+
+    def __init__(self, what: str, find: Callable[[str], object]) -> None:
+        self.expected = f"a {what} of this system, by name or number"
+        self._find = find
+
+    def parse(self, text: str, context: Context) -> str:
+        """Make sure that there is one."""
+        try:
+            self._find(text)
+        except UnknownAccount as error:
+            near = nearest(text[:60], error.known)
+            hint = f" - did you mean {near!r}?" if near else ""
+            raise BadValue(f"expected {self.expected}{hint}") from error
+        return text
+
+
 class DropPrivileges(Plugin):
     """Run as another user once the sockets are bound, with no way back.
 
@@ -65,8 +91,18 @@ class DropPrivileges(Plugin):
     """
 
     OPTIONS: ClassVar[tuple[Row, ...]] = (
-        Option("user", TEXT, None, "The user to run as once the sockets are bound."),
-        Option("group", TEXT, None, "The group to run as; the user's main group if not said."),
+        Option(
+            "user",
+            Account("user", accounts.user_of),
+            None,
+            "The user to run as once the sockets are bound.",
+        ),
+        Option(
+            "group",
+            Account("group", accounts.gid_of),
+            None,
+            "The group to run as; the user's main group if not said.",
+        ),
         Option("umask", UMASK, None, "The mask for the modes of new files, in octal."),
         Option(
             "no_new_privs",
@@ -207,11 +243,17 @@ class DropPrivileges(Plugin):
             before = accounts.present()
             accounts.become(wanted)
             self.bus.log(f"Running as {wanted}; was {before}")
+            self._look_around(wanted)
         if self.umask is not None:
             old = os.umask(self.umask)
             self.bus.log(f"umask old: {old:03o}, new: {self.umask:03o}")
         if self.no_new_privs:
             accounts.renounce()
+
+    def _look_around(self, who: Identity) -> None:
+        """Applications are imported from here, mostly, and would only be said not to be there."""
+        if not os.access(".", os.R_OK | os.X_OK):
+            self.bus.log(f"{who} may not read the current directory, {os.getcwd()}", 30)
 
     def _note_what_stays(self) -> None:
         if self.umask is None and not self.no_new_privs:

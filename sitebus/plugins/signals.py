@@ -18,10 +18,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import FrameType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sitebus.deadline import leave_now
 from sitebus.errors import NotMainThread, UnknownAction
@@ -30,6 +30,9 @@ from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Priority
 from sitebus.signalnames import ELSEWHERE, NAMES, NUMBERS, aliases, number_of
 from sitebus.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from sitebus.serving import Frame, ThreadPicture
 
 #: What a signal can be answered with, and what that means.
 ACTIONS: Mapping[str, str] = {
@@ -60,7 +63,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 #: The actions run after those who only want to know.
 LAST = 100
 
-DEBUG, INFO = 10, 20
+DEBUG, INFO, WARNING = 10, 20, 30
 
 Disposition = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 Handler = Callable[..., Any] | signal.Handlers | None
@@ -206,7 +209,8 @@ class SignalHandler(Plugin):
 
     def dump(self) -> None:
         """Log where every thread is, and what it serves."""
-        self.bus.log(f"All threads:\n{_picture(self.bus)}")
+        # Asked for outright: seen however little is logged.
+        self.bus.log(f"All threads:\n{_picture(self.bus)}", WARNING)
 
     def _exit(self) -> None:
         if self._interrupts and hasattr(self.bus, "interrupt"):
@@ -428,7 +432,22 @@ def _picture(bus: Any) -> str:
         from sitebus.serving import Registry
 
         bus = Registry()
-    return "\n".join(map(str, bus.threads()))
+    return told(each for each in bus.threads() if each.ident != threading.get_ident())
+
+
+def told(pictures: Iterable[ThreadPicture]) -> str:
+    """Write *pictures*; those that serve nothing and are at one place are written once."""
+    idle: dict[tuple[Frame, ...], list[ThreadPicture]] = {}
+    lines = []
+    for each in pictures:
+        if each.request is None:
+            idle.setdefault(each.frames, []).append(each)
+        else:
+            lines.append(str(each))
+    for alike in idle.values():
+        others = ", ".join(each.name for each in alike[1:])
+        lines.append(f"{others}, and " * bool(others) + str(alike[0]))
+    return "\n".join(lines)
 
 
 def _call_in_a_thread(work: Callable[[], object]) -> None:
@@ -440,7 +459,10 @@ def _call_in_a_thread(work: Callable[[], object]) -> None:
 
 
 def _call_in_a_known_thread(work: Callable[[], object]) -> None:
-    threading.Thread(target=work, name="sitebus signals", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="sitebus signals", daemon=True).start()
+    except RuntimeError:
+        work()  # that one was the last; this thread will do
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -34,13 +34,19 @@ _CONDITIONS = (
     "HTTP_ACCEPT_ENCODING",
 )
 
+#: A page knows which image made it, after how many refreshments: what it missed before it listened,
+#: it learns then. It loads itself but once for that, lest a cache of old pages keep it at it.
 SCRIPT = """\
 <script data-sitebus-reload>(() => {
-let boot = null;
+let shown = "%s";
 const events = new EventSource("%s");
 events.addEventListener("boot", (event) => {
-  if (boot !== null && boot !== event.data) location.reload();
-  boot = event.data;
+  const present = event.data + "." + event.lastEventId;
+  if (present !== shown && present !== sessionStorage.getItem("sitebus-reload")) {
+    sessionStorage.setItem("sitebus-reload", present);
+    location.reload();
+  }
+  shown = present;
 });
 events.addEventListener("refresh", () => location.reload());
 window.addEventListener("pagehide", () => events.close());
@@ -78,12 +84,14 @@ class Streams:
 
     Args:
         boot: Says which image of the program this is.
-        most: How many there may be; each occupies a thread of the server.
+        most: How many there may be; each occupies a thread of the server. If none, pages ask again
+            and again.
     """
 
     def __init__(self, boot: str, most: int) -> None:
         self.boot = boot
         self.most = most
+        self._refreshed = 0
         self._open: list[SimpleQueue[bytes | None]] = []
         self._changing = Lock()
         self._closed = False
@@ -91,11 +99,17 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def send(self, event: str) -> None:
-        """Tell every page *event*."""
+    @property
+    def present(self) -> str:
+        """What a page has to have come from to be up to date."""
+        return f"{self.boot}.{self._refreshed}"
+
+    def refresh(self) -> None:
+        """Have every page load itself again, also one that listens only later."""
         with self._changing:
+            self._refreshed += 1
             for box in self._open:
-                box.put(f"event: {event}\ndata:\n\n".encode())
+                box.put(b"event: refresh\ndata:\n\n")
 
     def close(self) -> None:
         """End every stream, and any that is opened from now on: nothing must hold a drain up."""
@@ -120,7 +134,8 @@ class Streams:
                 self._open[0].put(b"retry: 10000\n\n")
                 self._open[0].put(None)
         try:
-            yield f"retry: 100\nevent: boot\ndata: {self.boot}\n\n".encode()
+            boot = f"id: {self._refreshed}\nevent: boot\ndata: {self.boot}\n\n"
+            yield f"retry: 100\n{boot}".encode()
             while True:
                 try:
                     said = box.get(timeout=HEARTBEAT)
@@ -190,15 +205,15 @@ class Face:
 
     def refresh(self) -> None:
         """Have the pages that are open load themselves again."""
-        self.streams.send("refresh")
+        self.streams.refresh()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self.browser and environ.get("PATH_INFO") == EVENTS:
-            return self._events(start_response)
+            return self._events(environ, start_response)
         failure = self.failure
         if failure is not None and (self.cold or self.on_error == "page"):
             return self._page(failure, environ, start_response)
-        snippet = self._snippet(failure)
+        snippet = self._snippet(failure) if _is_visited(environ) else b""
         if failure is None and not snippet:
             return self.app(environ, start_response)
         if snippet and _wants_html(environ):
@@ -207,15 +222,20 @@ class Face:
         return marking.body(self.app(environ, marking.start_response), environ)
 
     def _snippet(self, failure: Failure | None) -> bytes:
-        parts = [SCRIPT % EVENTS] if self.browser else []
+        parts = [self._script] if self.browser else []
         if failure is not None and self.on_error == "overlay" and self.details:
             parts.append(_OVERLAY.format_map(_escaped(failure)))
-        return "".join(parts).encode("utf-8", "backslashreplace")
+        # Whatever the page's charset is.
+        return "".join(parts).encode("ascii", "xmlcharrefreplace")
 
-    def _events(self, start_response: StartResponse) -> Iterable[bytes]:
+    @property
+    def _script(self) -> str:
+        return SCRIPT % (self.streams.present, EVENTS)
+
+    def _events(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         headers = [("Content-Type", "text/event-stream"), _FRESH, ("X-Accel-Buffering", "no")]
         start_response("200 OK", headers)
-        return self.streams.stream()
+        return self.streams.stream() if environ.get("REQUEST_METHOD") == "GET" else []
 
     def _page(
         self, failure: Failure, environ: WSGIEnvironment, start_response: StartResponse
@@ -224,7 +244,7 @@ class Face:
         if self.details and _wants_html(environ):
             kind, text = "text/html", _PAGE.format_map(_escaped(failure))
             if self.browser:
-                text = text.replace("</body>", SCRIPT % EVENTS + "</body>")
+                text = text.replace("</body>", self._script + "</body>")
         elif self.details:
             text = f"{failure.title}\n\n{failure.text}\n"
         body = text.encode("utf-8", "backslashreplace")
@@ -305,15 +325,21 @@ class _Body:
 
 
 def _is_page(status: str, headers: Iterable[tuple[str, str]]) -> bool:
-    """Tell whether something can be put into a response: HTML, whole and not compressed."""
+    """Tell whether something can be put into a response: HTML to show, whole, not compressed."""
     told = {name.lower(): value.strip().lower() for name, value in headers}
     return (
         status[:3] not in ("204", "205", "206", "304")
         and status[:1] not in ("1",)
         and told.get("content-type", "").partition(";")[0].strip() == "text/html"
         and told.get("content-encoding", "identity") == "identity"
+        and not told.get("content-disposition", "").startswith("attachment")
         and told.get("content-length", "0").isdigit()
     )
+
+
+def _is_visited(environ: WSGIEnvironment) -> bool:
+    """Tell whether a page may be asked for, and not, by a script, a piece of one."""
+    return environ.get("HTTP_SEC_FETCH_DEST", "document") in ("document", "iframe", "frame")
 
 
 def _wants_html(environ: WSGIEnvironment) -> bool:

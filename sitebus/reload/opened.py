@@ -56,8 +56,10 @@ PYTHON = frozenset((".py", ".pyc", ".pyw"))
 
 ENDINGS = TEMPLATES | STATIC | CONFIG | ARCHIVES | PYTHON
 
-#: A site that serves uploaded pictures opens any number of files; no more are noted.
+#: A site may open any number of files; no more are noted.
 MOST_NOTED = 10_000
+#: One that serves uploaded pictures will: they leave room for what is opened after them.
+MOST_STATIC = 5_000
 
 _WRITING = 3  # os.O_WRONLY | os.O_RDWR
 
@@ -71,7 +73,7 @@ class Opened:
 
     Attributes:
         times: Paths as they were given, and when each was first opened, in nanoseconds.
-        news: Whether something was opened, or imported, since this was last set to False.
+        news: Whether something was opened since this was last set to False.
     """
 
     def __init__(self) -> None:
@@ -126,17 +128,15 @@ def _hook(opened: Opened) -> Callable[[str, tuple[Any, ...]], None]:
                 if (
                     opened._wanted
                     and path not in times
-                    and path[path.rfind(".") :] in ENDINGS
+                    and (ending := path[path.rfind(".") :]) in ENDINGS
                     and not arguments[2] & _WRITING
                     and ident() not in deaf
-                    and len(times) < MOST_NOTED
+                    and len(times) < (MOST_STATIC if ending in STATIC else MOST_NOTED)
                 ):
                     times[path] = now()
                     opened.news = True
             except Exception:  # noqa: BLE001 - a descriptor, bytes, anything: not of interest
                 pass
-        elif event == "import":
-            opened.news = True
 
     return hook
 

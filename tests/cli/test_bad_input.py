@@ -273,3 +273,41 @@ def test_an_error_repeats_no_secret(
     assert sentence in done.stderr
     assert "hunter2" not in done.stderr
     assert done.returncode == status
+
+
+def test_a_plugin_of_ours_is_known_by_its_name(directory: Path, command: Command) -> None:
+    """With the setting that is wrong, and what was meant."""
+    (directory / "site.ini").write_text(
+        "[mount /]\napp = hello:app\n"
+        "[plugin pidfil]\npath = x\n"
+        "[plugin pidfile]\npath = x\nuse = y:z\n"
+        "[plugin drop_privileges]\nuser = nobodi\ngroup = 4x\n"
+    )
+    done = command("--check", "site.ini")
+    assert done.returncode == 78
+    assert done.stderr.splitlines() == [
+        "site.ini:3: [plugin pidfil] needs 'use': a callable to import, such as module:name"
+        " - did you mean [plugin pidfile]?",
+        "site.ini:7: [plugin pidfile] has no setting 'use'",
+        "site.ini:9: user = 'nobodi': expected a user of this system, by name or number"
+        " - did you mean 'nobody'?",
+        "site.ini:10: group = '4x': expected a group of this system, by name or number",
+    ]
+
+
+def test_a_directory_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    """A shell may stand where a deployment was."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir ../gone; exec {sys.executable} -m sitebus hello:app"],
+        cwd=gone,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 66
+    assert "the current directory is not there any more" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

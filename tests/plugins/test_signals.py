@@ -25,8 +25,9 @@ from sitebus.errors import (
     UnknownSignal,
 )
 from sitebus.plugins.console import ConsoleCtrlHandler
-from sitebus.plugins.signals import ACTIONS, DEFAULTS, ENDING, Pending, SignalHandler
+from sitebus.plugins.signals import ACTIONS, DEFAULTS, ENDING, Pending, SignalHandler, told
 from sitebus.process import Engine
+from sitebus.serving import Registry
 from sitebus.signalnames import ELSEWHERE, NAMES, NUMBERS, aliases, number_of
 from tests.helpers import PATIENCE, ROOT, Child, wait_for
 
@@ -116,6 +117,7 @@ import os, signal, sys, threading, time
 from sitebus.errors import CommandCancelled
 from sitebus.plugins.signals import SignalHandler
 from sitebus.process import Engine
+from sitebus.serving import Registry
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
@@ -549,6 +551,22 @@ engine.subscribe("SIGTERM", stuck)
         assert press(process) == 70
 
 
+def test_a_signal_between_start_and_block_has_its_listeners(run: Run) -> None:
+    """The exit that it asks for may be complete before the main thread gets to them."""
+    program = """
+engine.subscribe("SIGTERM", lambda: say("heard"))
+handler.subscribe()
+engine.start()
+os.kill(os.getpid(), signal.SIGTERM)
+while not engine.ended:
+    time.sleep(0.01)
+sys.exit(engine.block())
+"""
+    with run(PRELUDE + program) as process:
+        assert process.wait() == 0
+        assert "heard" in process.output
+
+
 def test_ones_own_handler_cannot_be_in_the_way_of_the_end(run: Run) -> None:
     """The main loop that would run it is stopping, and stuck."""
     program = """
@@ -560,6 +578,26 @@ handler.handlers["SIGTERM"] = lambda: (say("own"), engine.exit())
         process.wait_for_output("^stuck")
         assert press(process) == 70
         assert process.output.count("own\n") == 1
+
+
+def test_a_dump_needs_no_more_than_one_thread(
+    bus: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that has too many is one to look into; and the next one is answered, too."""
+    heard: list[int] = []
+    bus.subscribe("SIGQUIT", lambda: heard.append(threading.get_ident()))
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with subscribed(bus):
+        for refused in (True, False):
+            with monkeypatch.context() as patched:
+                if refused:
+                    patched.setattr(threading.Thread, "start", refuse)
+                os.kill(os.getpid(), signal.SIGQUIT)
+                wait_for(lambda: heard)
+                heard.clear()
 
 
 def test_a_dump_while_the_stop_is_stuck_shows_where(run: Run) -> None:
@@ -1049,3 +1087,22 @@ def pause(seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
+
+
+def test_threads_that_wait_alike_are_written_once(bus: Recorder) -> None:
+    """Ten idle workers would bury the one that matters."""
+    release = threading.Event()
+    threads = [threading.Thread(target=release.wait, name=f"idle-{n}") for n in (1, 2)]
+    for thread in threads:
+        thread.start()
+    try:
+        registry = Registry()
+        names = {"idle-1", "idle-2"}
+        wait_for(lambda: len({p.frames for p in registry.threads() if p.name in names}) == 1)
+        text = told(each for each in registry.threads() if each.name in names)
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
+    assert text.count("self._cond.wait") == 1
+    assert text.startswith(("idle-1, and idle-2", "idle-2, and idle-1"))

@@ -98,6 +98,7 @@ def test_an_overlay_is_put_into_pages_however_they_come(body: list[bytes]) -> No
         {"Content_Type": "application/json"},
         {"Content_Encoding": "gzip"},
         {"status": "206 Partial Content", "Content_Range": "bytes 0-3/9"},
+        {"Content_Disposition": 'attachment; filename="page.html"'},
     ],
 )
 def test_what_is_no_whole_page_keeps_its_bytes(headers: Any) -> None:
@@ -124,6 +125,25 @@ def test_a_browser_is_not_told_that_nothing_changed() -> None:
     Answer(face, HTTP_IF_NONE_MATCH='"1"', HTTP_ACCEPT_ENCODING="gzip")
     assert "HTTP_IF_NONE_MATCH" not in app.asked
     assert "HTTP_ACCEPT_ENCODING" not in app.asked
+
+
+def test_a_piece_of_a_page_stays_a_piece() -> None:
+    """A script that asked for it would put the overlay into the page's midst."""
+    app = site((b"<li>one more</li>",), ETag='"1"')
+    face = Face(app, browser=True)
+    face.fail("not reloaded", "why")
+    answer = Answer(face, HTTP_SEC_FETCH_DEST="empty", HTTP_IF_NONE_MATCH='"1"')
+    assert answer.body == b"<li>one more</li>"
+    assert answer.headers["etag"] == '"1"'
+    assert answer.headers["x-sitebus-reload"] == "failed"
+    assert "HTTP_IF_NONE_MATCH" in app.asked
+    assert b"why" in Answer(face, HTTP_SEC_FETCH_DEST="document").body
+
+
+def test_an_overlay_does_not_depend_on_the_charset_of_the_page() -> None:
+    face = Face(site(Content_Type="text/html; charset=iso-8859-1"))
+    face.fail("not reloaded", "caf\N{LATIN SMALL LETTER E WITH ACUTE}\udcff")
+    assert b"caf&#233;" in Answer(face).body
 
 
 def test_strangers_do_not_see_why() -> None:
@@ -157,8 +177,8 @@ def test_write_passes_the_overlay_on() -> None:
 # Browsers.
 
 
-def events(face: Face) -> Iterator[bytes]:
-    environ: dict[str, Any] = {"PATH_INFO": EVENTS}
+def events(face: Face, method: str = "GET") -> Iterator[bytes]:
+    environ: dict[str, Any] = {"PATH_INFO": EVENTS, "REQUEST_METHOD": method}
     setup_testing_defaults(environ)
     body = face(environ, lambda *_: lambda data: None)
     return iter(body)
@@ -174,6 +194,29 @@ def test_a_page_hears_of_news() -> None:
     face.streams.close()
     assert list(stream) == []
     assert len(face.streams) == 0
+
+
+def test_a_page_learns_what_it_missed_before_it_listened() -> None:
+    """News may come while it is on its way, and its stream may have had to make room."""
+    face = Face(site(), browser=True, boot="1")
+    page = Answer(face).body
+    assert b'let shown = "1.0"' in page
+    face.refresh()
+    assert b"id: 1\nevent: boot\ndata: 1\n" in next(events(face))
+    assert b'let shown = "1.1"' in Answer(face).body
+
+
+def test_a_question_about_the_stream_is_answered_at_once() -> None:
+    """A HEAD has no body, least of all one without end."""
+    assert list(events(Face(site(), browser=True), "HEAD")) == []
+
+
+def test_a_site_of_one_thread_keeps_it() -> None:
+    """Its pages ask again and again instead."""
+    face = Face(site(), browser=True, boot="1", most=0)
+    told = b"".join(events(face))
+    assert b"event: boot" in told
+    assert b"retry: 10000" in told
 
 
 def test_streams_end_before_a_drain(engine: Engine) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -191,15 +193,42 @@ def test_only_reading_is_noted(tmp_path: Path) -> None:
 
 
 def test_there_is_an_end_to_noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A site may serve a million pictures."""
+    """A site may make a million pages."""
     OPENED.start()
     try:
         monkeypatch.setattr(opened, "MOST_NOTED", len(OPENED.times) + 1)
-        for name in ("a.png", "b.png"):
+        for name in ("a.html", "b.html"):
             (tmp_path / name).write_text("")
             (tmp_path / name).read_text()
-        assert str(tmp_path / "a.png") in OPENED.times
-        assert str(tmp_path / "b.png") not in OPENED.times
+        assert str(tmp_path / "a.html") in OPENED.times
+        assert str(tmp_path / "b.html") not in OPENED.times
+    finally:
+        OPENED.stop()
+
+
+def test_pictures_leave_room_for_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template may be opened for the first time after a thousand visitors."""
+    OPENED.start()
+    try:
+        monkeypatch.setattr(opened, "MOST_STATIC", len(OPENED.times))
+        for name in ("a.png", "b.html"):
+            (tmp_path / name).write_text("")
+            (tmp_path / name).read_text()
+        assert str(tmp_path / "a.png") not in OPENED.times
+        assert str(tmp_path / "b.html") in OPENED.times
+    finally:
+        OPENED.stop()
+
+
+def test_an_import_that_fails_every_time_is_no_news() -> None:
+    """Some libraries try one at every request, and to find the sources again costs something."""
+    OPENED.start()
+    try:
+        found = Sources(set)
+        found.find()
+        with suppress(ImportError):
+            importlib.import_module("nothing_of_this_name")
+        assert not found.stale
     finally:
         OPENED.stop()
 

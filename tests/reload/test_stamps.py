@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sitebus.errors import TrialFailed
-from sitebus.reload import bytecode, legacy
+from sitebus.reload import bytecode, legacy, stamps
 from sitebus.reload.guard import MOST, Guard
 from sitebus.reload.stamps import Snapshot, look
 from tests.helpers import environment, open_descriptors
@@ -292,3 +292,26 @@ def test_a_loop_is_forgotten_when_it_is_over() -> None:
         guard.note(500.0)
     assert guard.pause(500.0) > 0
     assert guard.first
+
+
+def test_a_file_that_is_written_all_the_time_is_not_read_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at again instead: the thread that reads it has others to watch."""
+    path = tmp_path / "log.xml"
+    path.write_text("")
+    real = stamps._stamp
+    reads = 0
+
+    def growing(status: os.stat_result) -> stamps.Stamp:
+        nonlocal reads
+        reads += 1
+        assert reads < 20
+        return real(status)._replace(size=reads)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stamps, "_stamp", growing)
+        state = look(str(path))
+    snapshot = Snapshot()
+    snapshot.states[str(path)] = state._replace(digest="of a moment ago")
+    assert list(snapshot.changes([str(path)])) == [str(path)]
