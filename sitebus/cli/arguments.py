@@ -152,7 +152,9 @@ def _add_server(parser: Parser) -> None:
 def _add_process(parser: Parser) -> None:
     group = parser.add_argument_group("the process")
     group.add_argument(
-        "--reload", action="store_true", help="restart when code changes; for development"
+        "--reload",
+        action="store_true",
+        help="restart when code changes; -e development, unless said otherwise",
     )
     group.add_argument(
         "-D", "--daemon", action="store_true", help="go on in the background once the site serves"
@@ -251,6 +253,8 @@ def _overrides(options: argparse.Namespace) -> Iterator[Override]:
             yield Override(section, key, _literal(value), f"--{flag.replace('_', '-')}")
     if options.reload:
         yield Override("reload", "enabled", "yes", "--reload")
+        if options.environment is None:
+            yield Override("site", "environment", "development", "--reload")
     if options.daemon:
         yield Override("plugin daemon", "enabled", "yes", "--daemon")
     if options.quiet or options.verbose:

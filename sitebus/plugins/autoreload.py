@@ -16,7 +16,7 @@ from typing import Any
 from sitebus.errors import CannotRestart, TrialFailed, Unreachable
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin, listens
-from sitebus.process import Engine
+from sitebus.process import Engine, Watched
 from sitebus.reload import bytecode, legacy, modules
 from sitebus.reload.guard import MOST, Guard
 from sitebus.reload.opened import OPENED, now
@@ -76,7 +76,10 @@ class Autoreloader(Plugin):
         self.debounce = debounce
         self.failure: TrialFailed | CannotRestart | None = None
         self.thread: threading.Thread | None = None
-        self._files: set[str] = set()
+        # Another reloader that takes the place of the bus's own has its files as well.
+        shared = getattr(bus, "autoreload", None)
+        held = getattr(shared, "_watched", shared)
+        self._watched: Watched = Watched() if held is None else held
         self._guard = Guard()
         self._snapshot = Snapshot(since)
         self._watcher: Watcher | None = None
@@ -90,19 +93,11 @@ class Autoreloader(Plugin):
     @property
     def files(self) -> set[str]:
         """Paths that are watched besides what is found: those of the bus, where it keeps any."""
-        shared = getattr(self.bus, "autoreload", None)
-        if shared is None or isinstance(shared, Autoreloader):
-            return self._files
-        files: set[str] = shared.files
-        return files
+        return self._watched.files
 
     @files.setter
     def files(self, paths: set[str]) -> None:
-        shared = getattr(self.bus, "autoreload", None)
-        if shared is None or isinstance(shared, Autoreloader):
-            self._files = paths
-        else:
-            shared.files = paths
+        self._watched.files = paths
 
     @property
     def mtimes(self) -> dict[str, float | None]:
@@ -244,7 +239,7 @@ class Autoreloader(Plugin):
             bytecode.check(path for path in sorted(self._running) if path.endswith(".py"))
         except TrialFailed as error:
             self._publish("restart_refused", error)
-            self._fail(error)
+            self._fail(error, now())
         else:
             bytecode.forget(self._running)
             self.bus.log(f"Restarting because {name} changed.")
@@ -253,10 +248,11 @@ class Autoreloader(Plugin):
     def _restart(self) -> None:
         self._guard.note()
         self._restarting = True
+        began = now()
         try:
             self.bus.restart()
         except (CannotRestart, TrialFailed) as error:
-            self._fail(error)
+            self._fail(error, began)
         except Unreachable:
             pass  # the process ends anyway
         finally:
@@ -281,13 +277,16 @@ class Autoreloader(Plugin):
                 self._running.setdefault(path, more.before.get(path, ABSENT))
         return True
 
-    def _fail(self, error: TrialFailed | CannotRestart) -> None:
+    def _fail(self, error: TrialFailed | CannotRestart, began: int) -> None:
         """Keep the old code, say why, and look out for the mending."""
         watcher = self._watcher
         if watcher is None or watcher.stopped:
             return
         self._revertible = True
         self.failure = error
+        for path in getattr(error, "files", ()):
+            # As if opened by us: what the trial met there may be mended before the first look.
+            OPENED.times.setdefault(path, began)
         self._look_out_for(error, watcher.sources)
         text = getattr(error, "text", "")
         self.bus.log(f"{error}\n{text}".rstrip(), ERROR)
@@ -304,7 +303,8 @@ class Autoreloader(Plugin):
             self._look_out_for(error, self._watcher.sources)
 
     def _look_out_for(self, error: TrialFailed | CannotRestart, sources: Sources) -> None:
-        sources.extra = frozenset(getattr(error, "files", ()))
+        # What was changed, too: it may be new, and not imported by what runs.
+        sources.extra = frozenset((*getattr(error, "files", ()), *self._running))
         sources.failing = True
 
     def _is_as_it_was(self) -> bool:

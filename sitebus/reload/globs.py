@@ -86,7 +86,8 @@ def _set(expression: str) -> str | None:
 def _folders(base: str, deep: bool) -> Iterator[tuple[str, list[str]]]:
     if not deep:
         try:
-            yield base, os.listdir(base)
+            with os.scandir(base) as entries:
+                yield base, [entry.name for entry in entries if not entry.is_dir()]
         except OSError:
             pass  # it is not there, or not ours to read
         return

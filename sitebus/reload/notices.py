@@ -11,6 +11,7 @@ import importlib.util
 import os
 import queue
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Protocol
@@ -26,6 +27,10 @@ LONGEST = 0.3
 
 #: So many events at once may be more than the system could keep.
 _MANY = 500
+
+
+#: Who is not asked for so many steps stood still, as a program that was suspended does.
+_STANDSTILL = 10
 
 
 class Notices(Protocol):
@@ -89,6 +94,7 @@ class Native:
         self._step = max(1, round(debounce * 1000))
         self._news = news
         self._woken = False
+        self._asked = 0.0
         self._notify: RustNotify | None = None
         self._places = Places({}, frozenset())
         self._matters: Mapping[str, Callable[[str], bool]] = {}
@@ -110,6 +116,7 @@ class Native:
         longest = round(LONGEST * 1000)
         limit = 0 if timeout is None else max(1, round(timeout * 1000))
         while not self._woken:
+            self._asked = time.monotonic()
             told = self._notify.watch(longest, self._step, limit, self)
             if isinstance(told, str) or self._matter(path for _, path in told):
                 break
@@ -117,7 +124,10 @@ class Native:
 
     def is_set(self) -> bool:
         """Answer `watchfiles`, which asks whether to go on waiting."""
-        return self._woken or self._news()
+        before, self._asked = self._asked, time.monotonic()
+        # Meanwhile more may have happened than the system keeps, and the library does not say.
+        stood_still = (self._asked - before) * 1000 > _STANDSTILL * self._step
+        return self._woken or stood_still or self._news()
 
     def wake(self) -> None:
         """End a wait."""
@@ -162,11 +172,8 @@ def choose(
     """Answer the best there is for *places*; if that is polling unasked, say why."""
     if force_polling:
         return Polling(frequency)
-    deaf = silent(places.folders)
-    if deaf is not None:
-        folder, kind = deaf
-        why = f"{folder} is on a file system ({kind}) that does not tell of every change"
-    else:
+    why = why_silent(places.folders)
+    if why is None:
         try:
             native = Native(debounce, news)
             native.cover(places, {})
@@ -175,6 +182,15 @@ def choose(
             why = str(error)
     log(f"Looking for changed files every {frequency():g} s: {why}")
     return Polling(frequency)
+
+
+def why_silent(folders: Iterable[str]) -> str | None:
+    """Answer, for people, which of *folders* nobody tells of; None if there is none."""
+    found = silent(folders)
+    if found is None:
+        return None
+    folder, kind = found
+    return f"{folder} is on a file system ({kind}) that does not tell of every change"
 
 
 def _rust_notify() -> type[RustNotify]:

@@ -1,14 +1,15 @@
 """Which directories to watch for a file, and whether their file systems tell of changes.
 
 A path is a chain of directories and links. Whoever replaces the file, or a link on the way
-(``current`` for the next release), changes an entry of one of these directories. A directory that
-is not there will be an entry of the nearest one that is.
+(``current`` for the next release), or one of the directories that lead there, changes an entry of
+one of these directories. A directory that is not there will be an entry of the nearest one that is.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -58,6 +59,8 @@ def of(files: Iterable[str], folders: Iterable[str]) -> Places:
         real = folder_of(path)
         if real is not None:
             _watch(real, watched)
+    for real in tuple(watched):
+        _watch_above(real, watched, names)
     return Places(watched, frozenset(names))
 
 
@@ -105,6 +108,22 @@ def _watch(folder: str, watched: dict[str, tuple[int, int]]) -> None:
         watched[folder] = (status.st_dev, status.st_ino)
     else:
         _watch(os.path.dirname(folder), watched)
+
+
+def _watch_above(folder: str, watched: dict[str, tuple[int, int]], names: set[str]) -> None:
+    """Watch the directories in which *folder*, or one above it, may be replaced by another."""
+    device, _ = watched[folder]
+    while (above := os.path.dirname(folder)) != folder:
+        try:
+            status = os.stat(above)
+        except OSError:
+            return
+        # A place to mount is not replaced; and what anybody writes to is busy with other things.
+        if status.st_dev != device or status.st_mode & stat.S_ISVTX or above == os.sep:
+            return
+        names.add(os.path.basename(folder))
+        watched.setdefault(above, (status.st_dev, status.st_ino))
+        folder = above
 
 
 def silent(folders: Iterable[str], mounts: str = "/proc/self/mountinfo") -> tuple[str, str] | None:

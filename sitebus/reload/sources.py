@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
 from typing import NamedTuple
 
 from sitebus.reexec import STARTED_IN
@@ -24,7 +25,7 @@ from sitebus.reload.opened import ARCHIVES, CONFIG, OPENED, PYTHON, STATIC, TEMP
 _GENERATED = tuple(f"{ending}.py" for ending in sorted(TEMPLATES))
 _MADE_FROM = re.compile(r"""^_template_filename = (['"])(.+)\1$""", re.MULTILINE)
 
-_MODULE = re.compile(r"[^\W\d]\w*\.py")
+_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
 class Subject(NamedTuple):
@@ -66,6 +67,7 @@ class Sources:
         ready: When the site was up, in nanoseconds; configuration opened later is the
             application's data.
         failing: A module that is created anywhere on the site's own path may be the missing one.
+        appeared: Directories that were created where modules matter: packages, perhaps.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Sources:
         self.extra: frozenset[str] = frozenset()
         self.ready: int | None = None
         self.failing = False
+        self.appeared: set[str] = set()
         self._globs = [Glob.of(each, STARTED_IN) for each in watch]
         self._ignored = Ignored(ignore, STARTED_IN)
         self._roots: frozenset[str] = frozenset()
@@ -107,8 +110,10 @@ class Sources:
         opened = set(self._opened())
         named, folders = self._named()
         listed = code.files | named | self.extra
-        for each in code.packages | (roots if self.failing else set()):
-            folders.setdefault(each, _is_module)
+        for each in self._with_new_packages(
+            code.packages | frozenset(roots if self.failing else ())
+        ):
+            folders.setdefault(each, _modules_in(each))
         for each in opened:
             if ending(each) in TEMPLATES:
                 folders.setdefault(os.path.dirname(each), _is_template)
@@ -142,6 +147,13 @@ class Sources:
             files |= found
             folders.update((folder, _matching(glob, folder)) for folder in where)
         return frozenset(files), folders
+
+    def _with_new_packages(self, folders: frozenset[str]) -> set[str]:
+        found = set(folders)
+        for each in sorted(self.appeared):  # what is above comes first
+            if os.path.dirname(each) in found and os.path.isdir(each):
+                found.add(each)
+        return found
 
     def _heeding(
         self, folders: Mapping[str, Callable[[str], bool]]
@@ -200,9 +212,17 @@ class Sources:
         return False
 
 
-def _is_module(name: str) -> bool:
-    # Editors' drafts and locks have other characters in their names.
-    return _MODULE.fullmatch(name) is not None
+def _modules_in(folder: str) -> Callable[[str], bool]:
+    def matters(name: str) -> bool:
+        # Editors' drafts and locks have other characters in their names.
+        suffix = name[name.find(".") :] if "." in name else ""
+        if not name.removesuffix(suffix).isidentifier():
+            return False
+        if suffix:
+            return suffix in _SUFFIXES
+        return name not in SKIPPED and os.path.isdir(os.path.join(folder, name))
+
+    return matters
 
 
 def _is_template(name: str) -> bool:
@@ -245,10 +265,13 @@ def started() -> int:
     try:
         with open("/proc/self/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        # Counted in whole ticks, and an interpreter takes some before it reads anything: what was
+        # saved just before the start is no change.
+        began = (ticks + 3) / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - began
     except (OSError, ValueError, AttributeError):
         return _LOADED
-    return time.time_ns() - int(age * 1e9)
+    return time.time_ns() - max(0, int(age * 1e9))
 
 
 _LOADED = time.time_ns()

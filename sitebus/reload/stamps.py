@@ -8,11 +8,15 @@ when it was first opened, so that an edit during a start is not lost.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sitebus.reload.bytecode import is_outdated
 from sitebus.reload.opened import OPENED, now
+
+#: How often a file is read that is being written; if that goes on there will be more to tell.
+_MOST_TRIES = 5
 
 #: Larger files are not read to find out whether a touch was only that.
 MOST_READ = 16 << 20
@@ -83,10 +87,7 @@ class Snapshot:
         times: Mapping[str, int] | None = None
         states = self.states
         for path in paths:
-            try:
-                status = os.stat(path)
-            except (OSError, ValueError):
-                status = None
+            status = _status(path)
             known = states.get(path)
             if known is None:
                 if times is None:
@@ -184,24 +185,38 @@ def look(path: str) -> State:
     """Answer what *path* is like now, with its content's digest."""
     import hashlib
 
+    if _status(path) is None:
+        return ABSENT
     try:
         with OPENED.unheard(), open(path, "rb", buffering=0) as file:
             after = _stamp(os.fstat(file.fileno()))
             if after.size > MOST_READ:
                 return State(after)
-            before, digest = None, ""
-            while before != after:  # it is being written
+            digest = ""
+            for _ in range(_MOST_TRIES):
                 before = after
                 file.seek(0)
-                digest = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+                digest = hashlib.blake2b(file.read(MOST_READ), digest_size=16).hexdigest()
                 after = _stamp(os.fstat(file.fileno()))
-            return State(after, digest)
+                if before == after:
+                    return State(after, digest)
+            return State(after._replace(touched=-1), digest)
     except (OSError, ValueError):
         pass
+    status = _status(path)
+    return ABSENT if status is None else State(_stamp(status))  # not ours to read
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Answer what the system says about a file.
+
+    A directory has no content of its own, and to open a pipe would be to wait for its writer.
+    """
     try:
-        return State(_stamp(os.stat(path)))  # not ours to read
+        status = os.stat(path)
     except (OSError, ValueError):
-        return ABSENT
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _kept(state: State) -> State:

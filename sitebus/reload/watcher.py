@@ -7,6 +7,7 @@ came for the length of a debounce, or after a while in any case.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -61,11 +62,17 @@ class Watcher:
         self.debounce = debounce
         self.force_polling = force_polling
         self.log = log
-        self.stopped = False
+        self._ended = threading.Event()
         self.subject = Subject()
         self._notices: Notices | None = None
+        self._covered: frozenset[str] = frozenset()
         self._found_at = float("-inf")
         self._new: set[str] = set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._ended.is_set()
 
     @property
     def polls(self) -> bool:
@@ -98,14 +105,11 @@ class Watcher:
 
     def rest(self, seconds: float) -> bool:
         """Wait without answering anything; False if `stop` was called."""
-        end = time.monotonic() + seconds
-        while not self.stopped and (left := end - time.monotonic()) > 0:
-            self._rest(left)
-        return not self.stopped
+        return not self._ended.wait(seconds)
 
     def stop(self) -> None:
         """Have `wait` end soon; any thread may call it."""
-        self.stopped = True
+        self._ended.set()
         if self._notices is not None:
             self._notices.wake()
 
@@ -139,19 +143,27 @@ class Watcher:
         where = places.of(self.subject.files, self.subject.folders)
         if self._notices is None:
             self._notices = self._choose(where)
+        # A template may be opened, late, on another file system than the rest.
+        elif (why := self._why_silent_now(where)) is not None:
+            self._poll(why)
+        self._covered = frozenset(where.folders)
         try:
             self._notices.cover(where, self.subject.folders)
         except CannotWatch as error:
-            self.log(f"Looking for changed files every {self.frequency():g} s: {error}")
-            self.close()
-            self._notices = self._polling()
+            self._poll(str(error))
 
     def _choose(self, where: places.Places) -> Notices:
         polls = self.force_polling
         return notices.choose(where, self.frequency, self.debounce, self._news, self.log, polls)
 
-    def _polling(self) -> Polling:
-        return Polling(self.frequency)
+    def _why_silent_now(self, where: places.Places) -> str | None:
+        more = where.folders.keys() - self._covered
+        return notices.why_silent(more) if more else None
+
+    def _poll(self, why: str) -> None:
+        self.log(f"Looking for changed files every {self.frequency():g} s: {why}")
+        self.close()
+        self._notices = Polling(self.frequency)
 
     def _news(self) -> bool:
         """Whether it is time to find out what else is to be watched."""
@@ -174,6 +186,7 @@ class Watcher:
             if not folders:
                 return
             self.snapshot.listings.update(dict.fromkeys(folders, EMPTY))
+            self.sources.appeared |= folders
             self._find()
             if self._notices is not None:
                 self._cover_again()

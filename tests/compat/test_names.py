@@ -112,3 +112,10 @@ def test_the_private_names_that_programs_use_are_here() -> None:
 
     assert callable(servers._safe_wait)
     assert callable(plugins.Autoreloader._file_for_file_module)
+
+
+def test_to_import_magicbus_names_changes_no_bus() -> None:
+    """It is wspbus' names that give ``sitebus.engine`` the manners of wspbus."""
+    imports = "".join(f"import {module}\n" for module in MAGICBUS.values())
+    program = f"{imports}import sitebus\nassert type(sitebus.engine) is sitebus.Engine\n"
+    subprocess.run([sys.executable, "-c", program], env=environment(), check=True, timeout=30)

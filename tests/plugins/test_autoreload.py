@@ -88,9 +88,24 @@ def test_the_files_are_those_of_the_bus(site: Site, module: Path) -> None:
     plugin.files = {"other"}
     assert site.autoreload.files == {"other"}
     site.autoreload = plugin  # as CherryPy has it
-    assert plugin.files == set()
+    assert plugin.files == {"other"}
     plugin.files.add("mine")
-    assert plugin.files == {"mine"}
+    assert site.autoreload.files == {"other", "mine"}
+    site.autoreload = Autoreloader(site)
+    assert site.autoreload.files == {"other", "mine"}
+
+
+def test_a_mistake_in_what_it_is_told_does_not_end_it(site: Site, module: Path) -> None:
+    """It says so, and goes on once that is mended."""
+    plugin = Autoreloader(site, 0.02, "(", force_polling=True, debounce=0.02)
+    plugin.files.add(str(module))
+    plugin.subscribe()
+    site.start()
+    wait_for(lambda: any("Error while reloading" in each for each in site.logged))
+    plugin.match = "nothing"
+    wait_for(lambda: str(module) in plugin.mtimes)
+    module.write_text("X = 22\n")
+    assert site.wait_for_restart() == "Autoreloader"
 
 
 def test_files_may_be_named_at_any_time(site: Site, module: Path, tmp_path: Path) -> None:

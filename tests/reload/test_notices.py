@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 
 from sitebus.reload import notices, places
 from sitebus.reload.notices import Native, Polling
-from tests.helpers import environment, open_descriptors, wait_for
+from tests.helpers import Child, environment, open_descriptors, wait_for
 from tests.reload.watching import watching
 
 
@@ -25,15 +28,27 @@ def test_places_are_real_directories(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("real")
     found = places.of([str(tmp_path / "link" / "shop" / "views.py")], [])
     real = os.path.realpath(tmp_path)
-    assert set(found.folders) == {real, f"{real}/real/shop"}
-    assert found.names == {"link", "views.py"}
+    inside = {each for each in found.folders if each.startswith(real)}
+    assert inside == {real, f"{real}/real", f"{real}/real/shop"}
+    assert found.names >= {"link", "views.py", "real", "shop"}
+
+
+def test_what_is_above_is_watched_as_far_as_it_may_be_replaced(tmp_path: Path) -> None:
+    """Where everybody writes there is too much to hear; and nobody replaces the root."""
+    shared = tmp_path / "shared"
+    (shared / "site").mkdir(parents=True)
+    shared.chmod(0o1777)
+    real = os.path.realpath(tmp_path)
+    assert set(places.of([], [f"{real}/shared/site"]).folders) == {f"{real}/shared/site"}
+    assert os.sep not in places.of([], [os.path.dirname(os.__file__)]).folders
 
 
 def test_links_in_circles_end(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     found = places.of([str(tmp_path / "a" / "x.py"), str(tmp_path / "a")], [str(tmp_path / "b")])
-    assert set(found.folders) == {os.path.realpath(tmp_path)}
+    real = os.path.realpath(tmp_path)
+    assert {each for each in found.folders if each.startswith(real)} == {real}
 
 
 MOUNTS = """\
@@ -203,3 +218,67 @@ def test_a_silent_file_system_is_polled_and_said_so(
             f"Looking for changed files every 0.03 s: {here} is on a file system (nfs4) that does "
             "not tell of every change"
         ]
+
+
+def test_a_silent_file_system_may_come_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first template that is opened may be the first file on it."""
+    pytest.importorskip("watchfiles")
+    late = os.path.realpath(tmp_path / "late")
+    monkeypatch.setattr(
+        notices, "silent", lambda folders: (late, "nfs4") if late in folders else None
+    )
+    path, page = tmp_path / "a.py", tmp_path / "late" / "b.py"
+    path.write_text("")
+    page.parent.mkdir()
+    page.write_text("")
+    with watching([path]) as seen:
+        assert not seen.watcher.polls
+        named = seen.watcher.sources.files()
+        assert isinstance(named, set)
+        named.add(str(page))
+        wait_for(lambda: seen.watcher.polls)
+        page.write_text("X = 1\n")
+        assert seen.names() == ["b.py"]
+    assert len(seen.logged) == 1
+    assert "nfs4" in seen.logged[0]
+
+
+SUSPENDED = """
+import sys, time
+from pathlib import Path
+from sitebus.reload.watcher import PATIENCE
+from tests.reload.watching import watching
+from tests.helpers import wait_for
+path = Path(sys.argv[1])
+path.write_text("")
+with watching([path]) as seen:
+    watcher = seen.watcher
+    # Nothing else is about to make it look.
+    settled = lambda: time.monotonic() - watcher._found_at > 2 * PATIENCE
+    wait_for(lambda: settled() and not watcher.sources.stale)
+    print("watching", flush=True)
+    print(seen.names(), flush=True)
+"""
+
+
+def test_a_site_that_was_suspended_looks_at_everything(tmp_path: Path) -> None:
+    """Meanwhile more may be told than the system keeps, by a checkout or by somebody's search."""
+    pytest.importorskip("watchfiles")
+    limit = Path("/proc/sys/fs/inotify/max_queued_events")
+    if not limit.exists() or int(limit.read_text()) > 100_000:
+        pytest.skip("the system keeps everything")
+    script, path = tmp_path / "suspended.py", tmp_path / "site" / "a.py"
+    script.write_text(SUSPENDED)
+    path.parent.mkdir()
+    with Child([sys.executable, script, path]) as child:
+        child.wait_for_output("watching")
+        child.signal(signal.SIGSTOP)
+        left, end = int(limit.read_text()), time.monotonic() + 1
+        while left > 0 or time.monotonic() < end:
+            left -= 1
+            path.with_name(f"other{left % 2}").touch()
+        path.write_text("X = 1\n")
+        child.signal(signal.SIGCONT)
+        child.wait_for_output(re.escape("['a.py']"))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,32 @@ def test_a_directory_may_be_replaced(tmp_path: Path, polling: bool) -> None:
         assert seen.names() == ["views.py"]
 
 
+def test_a_directory_further_up_may_be_replaced(tmp_path: Path, polling: bool) -> None:
+    """A release is moved in place of the one before it."""
+    for release, text in (("site", "X = 1\n"), ("new", "X = 22\n")):
+        (tmp_path / release / "shop" / "pages").mkdir(parents=True)
+        (tmp_path / release / "shop" / "pages" / "views.py").write_text(text)
+    path = tmp_path / "site" / "shop" / "pages" / "views.py"
+    with watching([path], polling=polling) as seen:
+        (tmp_path / "site").rename(tmp_path / "old")
+        (tmp_path / "new").rename(tmp_path / "site")
+        assert seen.names() == ["views.py"]
+        path.write_text("X = 333\n")
+        assert seen.names() == ["views.py"]
+
+
+def test_pipes_and_directories_are_no_files(tmp_path: Path, polling: bool) -> None:
+    """To read a pipe is to wait for its writer, and a directory changes with what is in it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / ".env").mkdir()
+    (tmp_path / "views.py").write_text("X = 1\n")
+    named = [tmp_path / "pipe", tmp_path / "views.py"]
+    with watching(named, watch=[str(tmp_path / "*")], polling=polling) as seen:
+        (tmp_path / ".env" / "draft.swp").write_text("")
+        (tmp_path / "views.py").write_text("X = 22\n")
+        assert seen.names() == ["views.py"]
+
+
 def test_a_file_that_is_not_there_yet_is_awaited(tmp_path: Path, polling: bool) -> None:
     """An optional settings file that somebody named."""
     path = tmp_path / "later" / "local.ini"
@@ -280,6 +307,26 @@ def test_a_new_module_in_a_package_is_a_change(tmp_path: Path, polling: bool) ->
             (package / junk).write_text("")
         (package / "plugin.py").write_text("")
         assert seen.names() == ["plugin.py"]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_new_package_is_one(tmp_path: Path, polling: bool, failing: bool) -> None:
+    """It may be what was missing: in a package, or beside it if there was a failure."""
+    package = tmp_path / "shop_with_parts"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    with (
+        importable(tmp_path, package.name),
+        watching(match=package.name, polling=polling, failing=failing) as seen,
+    ):
+        parent = tmp_path if failing else package
+        (parent / "parts" / "small").mkdir(parents=True)
+        (parent / "parts" / "small" / "__pycache__").mkdir()
+        (parent / "parts" / "small" / "#screws.py").write_text("")
+        (parent / "parts" / "small" / "screws.py").write_text("")
+        assert seen.names() == ["screws.py"]
+        (parent / "parts" / f"fast{EXTENSION_SUFFIXES[0]}").write_text("")
+        assert seen.names() == [f"fast{EXTENSION_SUFFIXES[0]}"]
 
 
 def test_a_new_module_in_a_namespace_package_is_one_too(tmp_path: Path, polling: bool) -> None:

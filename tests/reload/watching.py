@@ -77,11 +77,13 @@ def watching(
     snapshot: Snapshot | None = None,
     frequency: float = 0.03,
     debounce: float = 0.03,
+    failing: bool = False,
     ready: Callable[[Watcher], object] | None = None,
 ) -> Iterator[Watching]:
     """Watch, when the block begins; whatever changes in it is told."""
     named = {str(each) for each in files}
     sources = Sources(lambda: named, lambda: match, watch, ignore)
+    sources.failing = failing
     logged: list[str] = []
     watcher = Watcher(
         sources,

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 
-from sitebus.compat.cherrypy.servers import ServerAdapter
+from sitebus.compat.adapter import ServerAdapter
 from sitebus.compat.flup import FlupCGIServer, FlupFCGIServer, FlupSCGIServer
 from sitebus.servers.base import channel_for
 from sitebus.sockets.addresses import EVERYWHERE
