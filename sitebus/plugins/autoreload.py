@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,6 +29,13 @@ WARNING = 30
 
 #: How long a failure of our own puts off the next look, and the most that it may become; seconds.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 64.0
+
+#: A change so soon after the start is the site's own doing, or may be; seconds.
+SOON = 1.0
+
+#: How long the watching waits for a start, which may never end, to have the processor for itself,
+#: and then for the first requests; seconds. What changes meanwhile is seen afterwards.
+LONGEST_START, FIRST_REQUESTS = 2.0, 0.05
 
 #: How long a stop waits for the thread, which is told to end; seconds.
 PATIENCE = 5.0
@@ -81,6 +89,8 @@ class Autoreloader(Plugin):
         held = getattr(shared, "_watched", shared)
         self._watched: Watched = Watched() if held is None else held
         self._guard = Guard()
+        self._up = threading.Event()
+        self._up_since: float | None = None
         self._snapshot = Snapshot(since)
         self._watcher: Watcher | None = None
         #: What the code that runs was loaded from, for files that have changed since.
@@ -136,6 +146,8 @@ class Autoreloader(Plugin):
         self._listen()
         self._inherit()
         self._watcher = self._new_watcher()
+        self._up.clear()
+        self._up_since = None
         if not hasattr(self.bus, "machine"):
             self.started()  # nobody will say when it is up
         self.thread = threading.Thread(target=self._keep_watching, daemon=True)
@@ -144,8 +156,10 @@ class Autoreloader(Plugin):
 
     def started(self) -> None:
         """From here on, configuration that is opened is the application's data."""
+        self._up_since = time.monotonic()
         if self._watcher is not None:
             self._watcher.sources.ready = now()
+        self._up.set()
 
     @listens("stop")
     def stop(self) -> None:
@@ -153,6 +167,7 @@ class Autoreloader(Plugin):
         watcher, thread = self._watcher, self.thread
         if watcher is not None:
             watcher.stop()
+        self._up.set()
         own = thread is threading.current_thread() or self._restarting
         if thread is not None and not own:
             thread.join(PATIENCE)
@@ -179,6 +194,9 @@ class Autoreloader(Plugin):
     def _keep_watching(self) -> None:
         watcher = self._watcher
         delay = FIRST_DELAY
+        self._up.wait(LONGEST_START)
+        if watcher is not None:
+            watcher.rest(FIRST_REQUESTS)
         try:
             while watcher is not None and not watcher.stopped:
                 try:
@@ -246,7 +264,8 @@ class Autoreloader(Plugin):
             self._restart()
 
     def _restart(self) -> None:
-        self._guard.note()
+        if self._is_soon():
+            self._guard.note()
         self._restarting = True
         began = now()
         try:
@@ -258,9 +277,15 @@ class Autoreloader(Plugin):
         finally:
             self._restarting = False
 
+    def _is_soon(self) -> bool:
+        return self._up_since is None or time.monotonic() - self._up_since < SOON
+
     def _calm_down(self, name: str) -> bool:
         """Wait, if this looks like a loop; False if there is nothing to do any more."""
         watcher = self._watcher
+        if not self._is_soon():
+            self._guard.relent()
+            return True
         pause = self._guard.pause()
         if not pause or watcher is None:
             return True

@@ -30,11 +30,15 @@ class Guard:
         """Answer how many seconds to wait before the next reload; mostly none."""
         now = time.monotonic() if now is None else now
         if self._strikes and now - self._times[-1] > QUIET:
-            self._strikes, self._times = 0, []
+            self.relent()
         self._times = [each for each in self._times if self._strikes or each > now - WITHIN]
         if self._strikes or len(self._times) >= MOST:
             self._strikes += 1
         return min(FIRST * 2.0 ** (self._strikes - 1), LONGEST) if self._strikes else 0.0
+
+    def relent(self) -> None:
+        """This was no loop."""
+        self._strikes, self._times = 0, []
 
     @property
     def first(self) -> bool:
