@@ -329,11 +329,13 @@ def held() -> frozenset[str]:
 
 def succeed() -> NoReturn:
     """Report that the program can start, and end this process."""
-    _report({"ok": True}, 0)
+    _report(b'{"ok": true}', 0)  # without the import that writing it would take
 
 
 def fail(error: BaseException) -> NoReturn:
     """Report why the program cannot start, and end this process."""
+    import json
+
     kind = type(error).__name__
     ours = isinstance(error, SitebusError)
     message = str(error) if ours else f"{kind}: {error}".rstrip(": ")
@@ -343,27 +345,28 @@ def fail(error: BaseException) -> NoReturn:
         "text": text_of(error),
         "missing": sorted(missing(error)),
     }
-    _report(said, status_of(error))
+    _report(json.dumps(said).encode(), status_of(error))
 
 
-def _report(said: Mapping[str, Any], status: int) -> NoReturn:
-    import json
-
+def _report(said: bytes, status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):
             stream.flush()
     fd = int(os.environ[VARIABLE].split()[0])
     with suppress(OSError), open(fd, "wb") as report:
-        report.write(json.dumps(said).encode() + b"\n")
+        report.write(said + b"\n")
     os._exit(status)
 
 
 def mind_parent() -> None:
     """In a trial, end this process when nobody waits for its report any more."""
-    import select
-
     if not is_one():
         return
+    import gc
+    import select
+
+    # It ends before there is much to collect, and somebody waits for it.
+    gc.disable()
     fd = int(os.environ[VARIABLE].split()[0])
     # What the program starts must not keep the report open.
     os.set_inheritable(fd, False)

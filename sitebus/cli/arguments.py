@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -48,6 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Answer the help, which shows how an optional value is given: argparse has no such way."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
         return super().format_help().replace("--check [import]", "--check[=import]")
 
     def _meant(self, message: str) -> str:
@@ -72,7 +74,8 @@ def build_parser() -> Parser:
         usage=f"{PROGRAM} [OPTIONS] [TARGET ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Each argument makes one, which would ask for the terminal's width, by a large import.
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
         allow_abbrev=False,
         add_help=False,
     )
