@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -9,6 +10,11 @@ import pytest
 
 from sitebus.process import Engine
 from tests.helpers import SiteProcess, nothing_left
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell leaves it to what runs in its background; sites heed that, and these tests mean
+    # the others.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
