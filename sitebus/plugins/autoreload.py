@@ -146,6 +146,7 @@ class Autoreloader(Plugin):
         self._listen()
         self._inherit()
         self._watcher = self._new_watcher()
+        self._snapshot.began = now()
         self._up.clear()
         self._up_since = None
         if not hasattr(self.bus, "machine"):

@@ -65,11 +65,15 @@ class Snapshot:
 
     Args:
         since: Files that were loaded before anybody watched were loaded after that, in
-            nanoseconds. If that is not known they are taken as they are.
+            nanoseconds. If that is not known they are taken as they were at `began`.
+
+    Attributes:
+        began: When the watching began, in nanoseconds; the first look may come later.
     """
 
     def __init__(self, since: int | None = None) -> None:
         self.since = since
+        self.began: int | None = None
         self.states: dict[str, State] = {}
         self.listings: dict[str, Listing] = {}
         self._earlier: dict[str, State] = {}
@@ -159,7 +163,8 @@ class Snapshot:
             return True
         if self.since is not None:
             return touched > self.since - _TICK
-        return _is_outdated(path, stamp, False)
+        late = self.began is not None and touched > self.began
+        return late or _is_outdated(path, stamp, False)
 
     # Kept over a re-exec.
 

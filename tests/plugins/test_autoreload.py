@@ -80,6 +80,17 @@ def test_a_change_restarts(site: Site, module: Path) -> None:
     assert plugin.failure is None
 
 
+def test_an_edit_before_the_first_look_is_seen(site: Site, module: Path) -> None:
+    """The first requests come before the look; what was loaded is what was there at the start."""
+    plugin = Autoreloader(site, 0.02, "nothing", force_polling=True, debounce=0.02)
+    plugin.files.add(str(module))
+    plugin.subscribe()
+    site.start()
+    assert not plugin.mtimes
+    module.write_text("X = 22\n")
+    assert site.wait_for_restart() == "Autoreloader"
+
+
 def test_the_files_are_those_of_the_bus(site: Site, module: Path) -> None:
     """``engine.autoreload.files`` is there whether or not anything reloads."""
     site.autoreload.files.add(str(module))
