@@ -155,8 +155,11 @@ class Snapshot:
         if opened is not None:
             # In the same tick of the file system's clock, what was compiled can tell. And what the
             # trial of this image compiled may have been loaded, though the source is another now.
-            doubtful = opened - _TICK < touched or earlier is not None
-            return touched > opened or (doubtful and _is_outdated(path, stamp, True))
+            same_tick = touched > opened - _TICK
+            if touched > opened or (same_tick and not path.endswith(".py")):
+                return True  # one restart too many, if it was written just before it was opened
+            doubtful = same_tick or earlier is not None
+            return doubtful and _is_outdated(path, stamp, True)
         if self._begun:
             return False  # named by somebody just now
         if earlier is not None:
