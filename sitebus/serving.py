@@ -7,6 +7,7 @@ What is made of it, slow requests and stuck threads, is `sitebus.plugins.stuck`'
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -101,6 +102,10 @@ class ThreadPicture(NamedTuple):
         busy = f", {self.age:.1f} s at {self.request}" if self.request else ""
         daemon = ", daemon" if self.daemon else ""
         return f"{self.name} ({self.ident}{daemon}){busy}:\n{self.stack}"
+
+
+def _began(picture: ThreadPicture) -> float:
+    return picture.request.since if picture.request is not None else math.inf
 
 
 class Request:
@@ -247,7 +252,8 @@ class Registry:
             self._picture(ident, frame, known.get(ident), busy.get(ident))
             for ident, frame in frames
         ]
-        return tuple(sorted(pictures, key=lambda picture: -picture.age))
+        # By the beginning: the ages are of slightly different moments.
+        return tuple(sorted(pictures, key=_began))
 
     def picture(self, slot: Slot, request: Request) -> ThreadPicture | None:
         """Answer what the thread is doing for *request*; None if that has ended meanwhile."""
