@@ -181,8 +181,9 @@ class LogFileHandler(_Patient):
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__()
+        # First: logging knows every handler from here on, and closes it at its own time.
         self.file = LogFile(path).open()
+        super().__init__()
         self.name_of_stream = repr(str(path))
 
     def emit(self, record: logging.LogRecord) -> None:

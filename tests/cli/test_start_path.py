@@ -12,8 +12,9 @@ import pytest
 
 from tests.helpers import PATIENCE, URL, Child, environment
 
-#: What the command needs beyond cheroot: its arguments, ``python -m`` and signals.
-COMMAND = {"argparse", "gettext", "runpy", "signal"}
+#: What the command needs beyond cheroot: its arguments, ``python -m`` and signals. Where gettext is
+#: not cheroot's already, it brings the locale.
+COMMAND = {"argparse", "gettext", "locale", "_locale", "runpy", "signal"}
 #: What ``sitebus.quickstart`` needs beyond cheroot: neither arguments nor ``python -m``.
 QUICK = {"signal"}
 #: Of ours, what a site without a file does not need.

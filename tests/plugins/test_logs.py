@@ -235,3 +235,11 @@ def test_json_lines_name_the_site() -> None:
     logs.configure("info", "json", stream=stream, site="shop")
     logging.getLogger("sitebus").info("hello")
     assert json.loads(stream.getvalue())["site"] == "shop"
+
+
+def test_a_file_that_cannot_be_opened_leaves_no_handler(tmp_path: Path) -> None:
+    """Logging closes every handler it knows of, half made ones too, when it is set up anew."""
+    known = len(logging._handlerList)  # type: ignore[attr-defined]
+    with pytest.raises(CannotWriteLog):
+        logs.LogFileHandler(tmp_path / "gone" / "site.log")
+    assert len(logging._handlerList) == known  # type: ignore[attr-defined]
