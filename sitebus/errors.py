@@ -7,6 +7,7 @@ The command line prints the sentence and leaves with the status.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple, Self
 
@@ -140,6 +141,20 @@ class AlreadyRunning(SitebusError):
             f"{self.call} was called while the engine is in {self.state}; a program that is also "
             'imported calls it only under if __name__ == "__main__"'
         )
+
+
+class NotEnded(SitebusError):
+    """A bus was to begin a new life before its old one was over."""
+
+    def __init__(self, state: object, *, blocking: bool = False) -> None:
+        super().__init__(state)
+        self.state = state
+        #: Whether it has exited, and only ``block()`` has still to return.
+        self.blocking = blocking
+
+    def __str__(self) -> str:
+        what = "block() has not returned; let it" if self.blocking else "is not over; exit() it"
+        return f"cannot renew the bus: its life, now {self.state}, {what} first"
 
 
 class NotMainThread(SitebusError):
@@ -280,10 +295,10 @@ class TrialFailed(SitebusError):
 
     Attributes:
         reason: The last line of what it said.
-        text: All that it said: a traceback, mostly.
-        file: Where the mistake is, if the text tells; empty if not.
+        text: What more it said: a traceback, mostly; empty if the reason was all.
+        file: Where the mistake is, if what it said tells; empty if not.
         line: The line there.
-        files: Every file that the text names.
+        files: Every file that it named.
     """
 
     def __init__(
@@ -355,14 +370,21 @@ class BadLogConfig(SitebusError):
 
     status = EX_CONFIG
 
-    def __init__(self, path: object, error: Exception) -> None:
+    def __init__(self, path: object, error: Exception, traceback_text: str = "") -> None:
         super().__init__(path)
         self.path = path
         self.error = error
+        #: Where it failed, if that is in code which the file names.
+        self.traceback_text = traceback_text
 
     def __str__(self) -> str:
-        reason = " ".join(str(self.error).split())
-        return f"cannot set logging up from {self.path}: {type(self.error).__name__}: {reason}"
+        # The logging module says which part could not be made, and only its cause says why.
+        told: list[str] = []
+        each: BaseException | None = self.error
+        while each is not None:
+            told.append(" ".join(f"{type(each).__name__}: {each}".split()))
+            each = each.__cause__
+        return f"cannot set logging up from {self.path}: {'; '.join(dict.fromkeys(told))}"
 
 
 class ConfigErrors(SitebusError):
@@ -385,14 +407,20 @@ class ConfigErrors(SitebusError):
 class StartFailed(SitebusError):
     """A listener that is not ours kept the bus from starting; the bus logged its traceback."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, traceback_text: str = "") -> None:
         super().__init__(error)
         self.error = error
+        #: The traceback without our frames, where somebody has a use for it.
+        self.traceback_text = traceback_text
+
+    @property
+    def reason(self) -> str:
+        """What the listener raised, and which it is."""
+        where = "".join(f" ({note})" for note in getattr(self.error, "__notes__", ())[:1])
+        return f"{type(self.error).__name__}: {self.error}{where}"
 
     def __str__(self) -> str:
-        kind = type(self.error).__name__
-        where = "".join(f" ({note})" for note in getattr(self.error, "__notes__", ())[:1])
-        return f"the site could not start: {kind}: {self.error}{where}"
+        return f"the site could not start: {self.reason}"
 
 
 class UsageError(SitebusError):
@@ -474,6 +502,24 @@ class BadServerOption(SitebusError):
 
     def __str__(self) -> str:
         return f"server option {self.option} cannot be {self.value!a:.80}: {self.reason}"
+
+
+class UnknownNativeOption(SitebusError):
+    """A server library has no option of that name."""
+
+    status = EX_CONFIG
+
+    def __init__(self, library: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(name)
+        self.library = library
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        hint = _did_you_mean(self.name, self.known)
+        if not self.known:
+            hint = f"; the adapter {self.library!r} takes none"
+        return f"{self.library} has no option {self.name!r}{hint}"
 
 
 class ServerNotInstalled(SitebusError):
@@ -1005,7 +1051,103 @@ class CannotWatch(SitebusError):
     def __str__(self) -> str:
         # The library goes on about every path.
         reason = str(self.error).partition(" about [")[0].rstrip(".")
+        many = f"{self.directories} directories" if self.directories else "any directory"
+        limit = {
+            errno.ENOSPC: "fs.inotify.max_user_watches",
+            errno.EMFILE: "fs.inotify.max_user_instances, or the limit of open files",
+        }.get(
+            getattr(self.error, "errno", None) or 0,
+            "fs.inotify.max_user_watches or fs.inotify.max_user_instances",
+        )
+        return f"the system does not watch {many} for us ({reason}); raise {limit}"
+
+
+class BadMessage(SitebusError):
+    """An ASGI application sent what it must not send, or not now."""
+
+    def __init__(self, sent: str, expected: str) -> None:
+        super().__init__(sent)
+        self.sent = sent
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"the application sent {self.sent}; {self.expected}"
+
+
+class LifespanFailed(SitebusError):
+    """An application did not come up, or did not end as it should, by its own lifespan."""
+
+    def __init__(self, name: str, reason: str, did: str = "did not start") -> None:
+        super().__init__(name)
+        self.name = name
+        self.reason = reason
+        self.did = did
+
+    def __str__(self) -> str:
+        return f"the application at {self.name} {self.did}: {self.reason}"
+
+
+class ClientGone(SitebusError, ConnectionResetError):
+    """The client left before its request was read, or its response was sent."""
+
+    def __init__(self, undone: str) -> None:
+        import errno
+
+        super().__init__(errno.ECONNRESET, undone)
+        self.undone = undone
+
+    def __str__(self) -> str:
+        return f"the client left before {self.undone}"
+
+
+class BodyTooLarge(SitebusError, OSError):
+    """A request's body is larger than the site takes."""
+
+    def __init__(self, most: int) -> None:
+        import errno
+
+        super().__init__(errno.EFBIG, "request body too large")
+        self.most = most
+
+    def __str__(self) -> str:
+        return f"the request's body is larger than the {self.most} bytes that are taken"
+
+
+class WrongLength(SitebusError):
+    """A response's body is not as long as its Content-Length says."""
+
+    def __init__(self, promised: int, given: int) -> None:
+        super().__init__(promised, given)
+        self.promised = promised
+        self.given = given
+
+    def __str__(self) -> str:
+        what = "more than that" if self.given > self.promised else f"{self.given} bytes"
+        return f"the application promised a Content-Length of {self.promised} and gave {what}"
+
+
+class LeftByException(SitebusError):
+    """An application tried to end the process, or its thread, instead of answering a request."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        return f"the application raised {self.error!r} where a response was expected"
+
+
+class UnknownRelease(SitebusError):
+    """A library that is used from inside is installed in a release that is not known."""
+
+    def __init__(self, library: str, known: str, reason: str) -> None:
+        super().__init__(library)
+        self.library = library
+        self.known = known
+        self.reason = reason
+
+    def __str__(self) -> str:
         return (
-            f"the system does not watch {self.directories} directories for us ({reason}); "
-            "raise fs.inotify.max_user_watches or fs.inotify.max_user_instances"
+            f"the installed {self.library} is not one that sitebus can use ({self.reason}); "
+            f"run: pip install '{self.library}{self.known}'"
         )

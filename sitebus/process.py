@@ -28,16 +28,18 @@ from sitebus.errors import (
     CannotRestart,
     ChannelFailures,
     CommandCancelled,
+    NotEnded,
     NotMainThread,
-    SitebusError,
     TrialFailed,
     Unreachable,
     status_of,
 )
 from sitebus.listeners import ERROR
+from sitebus.loop import LoopThread
 from sitebus.machine import MAGICBUS, WSPBUS, AnyState, Machine, State
 from sitebus.mailbox import receive
 from sitebus.mainloop import MainLoop
+from sitebus.restarts import Restarts
 from sitebus.walk import Command
 
 if TYPE_CHECKING:
@@ -102,19 +104,12 @@ class Engine(Bus):
 
     def __init__(self, machine: Machine = WSPBUS, id: str | None = None) -> None:
         super().__init__(machine, id=id)
-        self.exit_code = 0
-        self.stragglers: tuple[threading.Thread, ...] = ()
+        self._begin_life()
         self.legacies: dict[str, int] = {}
         self.autoreload: Any = Watched()
         self._sockets: Sockets | None = None
         self._serving: Registry | None = None
-        self._successor: reexec.Command | None = None
-        self._trial: trial.Trial | None = None
-        self._trying = threading.Lock()
-        self._restarts = threading.BoundedSemaphore(2)
-        self._interrupts = 0
-        self._leaving = False
-        self._deadline: Deadline | None = None
+        self._restarts = Restarts(self)
         self._bounding = threading.RLock()
         ends = (machine.channel("stop"), machine.channel("exit"))
         ending = {state for state, channel in machine.channels.items() if channel in ends}
@@ -122,6 +117,15 @@ class Engine(Bus):
         self._last_resort = _at_last(self)
         self._blocking = False
         self._main_work: deque[Callable[[], object]] = deque()
+
+    def _begin_life(self) -> None:
+        """Set what one life uses up, from the first start to the exit."""
+        self.exit_code = 0
+        self.stragglers: tuple[threading.Thread, ...] = ()
+        self._successor: reexec.Command | None = None
+        self._interrupts = 0
+        self._leaving = False
+        self._deadline: Deadline | None = None
 
     @property
     def states(self) -> Any:
@@ -142,20 +146,25 @@ class Engine(Bus):
 
     # Commands.
 
-    def start(self) -> None:
+    def start(self, stay: bool = False) -> None:
         """Start everything; return when the site serves.
 
         In a trial of a `restart` it publishes ``trial`` instead, and ends the process. Another
         engine that is started meanwhile does nothing.
 
+        Args:
+            stay: Only stop after a failure, and keep the sockets: to start again without what
+                has failed. Otherwise the engine exits.
+
         Raises:
             Exception: What the failing listener raised, after everything was stopped and exited;
                 `ChannelFailures` if several failed.
             CommandCancelled: An exit came before the start was complete.
-            Unreachable: The engine has exited; an exited engine is not started again.
+            Unreachable: The engine has exited; an exited engine is not started again, unless it
+                is renewed first.
         """
         if trial.is_one():
-            self._prove_itself()
+            self._restarts.prove()
             return
         atexit.unregister(self._last_resort)
         atexit.register(self._last_resort)
@@ -164,7 +173,8 @@ class Engine(Bus):
             reexec.release_signals()
         had_ended = self.state in self.machine.final
         try:
-            self._command(Command(self.machine.running))
+            self._command(Command(self.machine.running, stay=stay))
+            return
         except Unreachable:
             if had_ended:
                 raise
@@ -173,7 +183,9 @@ class Engine(Bus):
         except ChannelFailures as failures:
             if len(failures.exceptions) > 1:
                 raise
-            raise failures.exceptions[0]  # noqa: B904 - it is the original error
+            original = failures.exceptions[0]
+        # Out here: the group would be told as what led to it.
+        raise original
 
     def stop(self) -> None:
         """Stop everything and stay; `start` serves again on the same sockets.
@@ -191,6 +203,28 @@ class Engine(Bus):
         """
         self._successor = None
         self._command(self._exit_command())
+
+    def renew(self) -> None:
+        """Make an engine that has exited as if it were new, so that it can be started again.
+
+        Listeners and settings stay; exit status, stragglers, interrupts and a restart that was
+        asked for are forgotten. For test suites, and for hosts that serve one site after another;
+        what is to serve again after a pause is better stopped than exited.
+
+        Raises:
+            NotEnded: It has not exited, or `block` has not returned yet.
+        """
+        self._command(Command(action=self._renew))
+
+    def _renew(self) -> list[Any]:
+        if self.state not in self.machine.final or self._blocking:
+            raise NotEnded(self.state, blocking=self._blocking and self._leaving)
+        self._begin_life()
+        self._loop = LoopThread()
+        self.impatient = False
+        self._moved = False
+        self.state = self.machine.initial
+        return []
 
     def restart(self, force: bool = False) -> None:
         """Exit, and have `block` run the same command line again in this process.
@@ -211,7 +245,7 @@ class Engine(Bus):
             self.restart_soon(force)  # the loop must not stand still for that long
             return
         try:
-            successor = self._tried(force)
+            successor = self._restarts.grant(force)
         except (CannotRestart, TrialFailed) as error:
             with suppress(ChannelFailures):  # logged already; who asked wants to know why
                 self.publish("restart_refused", error)
@@ -220,69 +254,11 @@ class Engine(Bus):
 
     def restart_soon(self, force: bool = False) -> None:
         """Do as `restart` does in a thread of its own; a refusal is logged."""
-
-        def restart() -> None:
-            # One may wait: what it is about can be younger than the trial that runs.
-            if not self._restarts.acquire(blocking=False):
-                self.log("A restart is on its way already")
-                return
-            try:
-                self.restart(force)
-            except TrialFailed as error:
-                self.log(f"{error}\n{error.text}", ERROR)
-            except Unreachable:
-                pass  # the process ends anyway
-            except SitebusError as error:
-                self.log(str(error), ERROR)
-            finally:
-                self._restarts.release()
-
-        threading.Thread(target=restart, name="sitebus restart", daemon=True).start()
-
-    def _tried(self, force: bool) -> reexec.Command:
-        successor = reexec.Command.of_this_process()
-        with self._trying:
-            self._check_staying()
-            successor.check()
-            if not force:
-                held = {
-                    str(a) for each in self.sockets.listeners for a in (each.asked, each.address)
-                }
-                self._try(trial.Trial(successor, self.try_timeout, held))
-        return successor
-
-    def _try(self, attempt: trial.Trial) -> None:
-        self._trial = attempt
-        try:
-            # An exit that begins from here on calls the trial off.
-            self._check_staying()
-            attempt.run()
-        except CannotRestart:
-            if attempt.cancelled:
-                raise Unreachable(self.machine.running, self.state, ()) from None
-            raise
-        finally:
-            self._trial = None
+        self._restarts.ask(force)
 
     def _check_staying(self) -> None:
         if self._leaving or self._interrupts:
             raise Unreachable(self.machine.running, self.state, ())
-
-    def _prove_itself(self) -> None:
-        """Load what a start would load; the trial ends here, unless it is another bus's."""
-        if not trial.begin():
-            return
-        error: BaseException | None = None
-        try:
-            self.publish("trial")
-        except ChannelFailures as failures:
-            error = failures.exceptions[0]
-        except (SystemExit, KeyboardInterrupt) as leaving:
-            error = leaving
-        self.sockets.close()
-        if error is not None:
-            trial.fail(error)
-        trial.succeed()
 
     def graceful(self) -> None:
         """Tell everyone to reload in place: log files, certificates, worker processes."""
@@ -305,8 +281,7 @@ class Engine(Bus):
             leave_now()
         if self._interrupts == 2:
             self.hurry()
-        if (running := self._trial) is not None:
-            running.cancel()  # the main thread may be what waits for it
+        self._restarts.call_off()  # the main thread may be what waits for it
         self._successor = None
         # The second time as well: the first exit may have been cut off before it began.
         self._post(self._exit_command())
@@ -486,8 +461,7 @@ class Engine(Bus):
                 raise Unreachable(self.machine.running, self.state, ())
             return
         self._leaving = True
-        if (running := self._trial) is not None:
-            running.cancel()
+        self._restarts.call_off()
         # An exit that waits behind a restart outranks it.
         self._successor = None if self._is_preempted() else command.successor
 
@@ -616,7 +590,7 @@ class ProcessBus(Engine):
         """Do as `Bus.transition` does; in a trial of a `restart`, tell how it went and end."""
         # Programs written for magicbus start with this, and not with `start`.
         if trial.is_one():
-            self._prove_itself()
+            self._restarts.prove()
             return []
         return super().transition(target)
 

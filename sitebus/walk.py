@@ -33,16 +33,21 @@ class Command:
     """Something asked of a bus: go to *target*, or do *action* when its turn comes.
 
     With *sweep*, a bus that never moved first runs what would stop it: nobody started it, but
-    listeners may hold what they made by themselves.
+    listeners may hold what they made by themselves. With *stay*, what fails on the way is undone as
+    far as to where the bus rests, and not to its end.
     """
 
-    __slots__ = ("action", "done", "error", "results", "successor", "sweep", "target", "unwatched")
+    __slots__ = (
+        *("action", "done", "error", "results", "stay", "successor", "sweep", "target"),
+        "unwatched",
+    )
 
     def __init__(
         self,
         target: AnyState = None,
         *,
         sweep: bool = False,
+        stay: bool = False,
         action: Callable[[], list[Any]] | None = None,
         successor: Any = None,
     ) -> None:
@@ -52,6 +57,7 @@ class Command:
         #: Nobody waits for it: a refusal has to be logged.
         self.unwatched = False
         self.sweep = sweep
+        self.stay = stay
         self.action = action
         self.results: list[Any] = []
         self.error: BaseException | None = None
@@ -71,6 +77,7 @@ class Walk:
         self.bus = bus
         self.machine = bus.machine
         self.target = command.target
+        self.stay = command.stay
         self.sweep = command.sweep and not bus._moved
         self.results: list[Any] = []
         self.failure: BaseException | None = None
@@ -129,7 +136,9 @@ class Walk:
         fallback = machine.step(state, Cause.FAILED)
         unwinding = state in machine.unwind
         if unwinding:
-            self.target = machine.unwind[state]
+            # What is no Exception asks for the process's end.
+            stays = self.stay and isinstance(error, Exception)
+            self.target = machine.resting if stays else machine.unwind[state]
         elif fallback is None:
             self.target = state
         elif fallback in machine.error_states:

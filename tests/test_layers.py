@@ -21,13 +21,14 @@ ROWS = (
     ("assembly",),
     ("control", "relay", "servers"),
     ("plugins",),
-    ("process", "mainloop", "mounts", "targets", "bridges", "config", "reload"),
+    ("process", "mainloop", "restarts", "mounts", "targets", "config", "reload"),
     ("bus", "channels", "walk", "sockets", "interfaces", "references", "reexec", "trial"),
+    ("bridges",),
     # What only plugins use, and would be no part of one.
     ("accounts", "background", "logfile", "signalnames", "wakeup"),
     # What the bus is made of.
     ("listeners", "mailbox", "loop", "deadline", "serving", "frames"),
-    ("machine", "errors"),
+    ("machine", "errors", "asgi"),
 )
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 PACKAGE = ROOT / "sitebus"

@@ -29,6 +29,7 @@ from sitebus.errors import (
     AlreadyRunning,
     CommandCancelled,
     Interrupted,
+    NotEnded,
     NotMainThread,
     SitebusError,
     Unreachable,
@@ -278,6 +279,107 @@ def test_what_has_exited_is_not_started_again(engine: Engine) -> None:
         engine.start()
     with pytest.raises(Unreachable):
         engine.restart()
+
+
+def test_what_stays_after_a_failure_starts_again(engine: Engine) -> None:
+    """On the same sockets, once what has failed is left out."""
+    heard = count(engine, "start", "stop", "exit")
+
+    def fail() -> None:
+        raise OSError("not today")
+
+    engine.subscribe("start", fail)
+    with pytest.raises(OSError, match="not today"):
+        engine.start(stay=True)
+    assert engine.state == State.STOPPED
+    engine.unsubscribe("start", fail)
+    engine.start()
+    engine.exit()
+    assert heard == ["start", "stop", "start", "stop", "exit"]
+
+
+def test_what_is_to_stay_ends_if_that_is_what_was_raised(engine: Engine) -> None:
+    """A listener that ends the process does so, whoever would start it again."""
+    engine.subscribe("start", lambda: sys.exit(3))
+    with pytest.raises(SystemExit):
+        engine.start(stay=True)
+    assert engine.ended
+
+
+def test_a_renewed_engine_lives_again(engine: Engine) -> None:
+    """With its listeners, and without what its last life came to."""
+    heard = count(engine, "start", "stop", "exit")
+
+    def boom() -> None:
+        raise OSError("boom")
+
+    engine.subscribe("start", boom, priority=90)
+    with pytest.raises(OSError, match="boom"):
+        engine.start()
+    engine.unsubscribe("start", boom)
+    engine.hurry()
+    assert engine.exit_code == 70
+
+    engine.renew()
+
+    assert (engine.state, engine.exit_code, engine.impatient) == (State.STOPPED, 0, False)
+    engine.start()
+    engine.exit()
+    assert heard == ["start", "stop", "exit"] * 2
+    assert engine.block() == 0
+
+
+def test_a_renewed_engine_has_a_loop_again() -> None:
+    """The one of its last life was stopped for good."""
+    engine = Engine()
+    try:
+        engine.start()
+        assert engine.loop.is_running()
+        engine.exit()
+        engine.renew()
+        engine.start()
+        assert engine.loop.is_running()
+    finally:
+        engine.exit()
+
+
+def test_a_renewed_engine_has_forgotten_a_restart(engine: Engine) -> None:
+    """Nobody blocked, so that nothing was run again; nor will it be after the next exit."""
+    engine.start()
+    engine.restart(force=True)
+    assert engine.execv
+    engine.renew()
+    engine.start()
+    engine.exit()
+    assert not engine.execv
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_only_what_has_exited_is_renewed(engine: Engine, started: bool) -> None:
+    """What lives holds sockets and threads that a new life would know nothing of."""
+    if started:
+        engine.start()
+    state = engine.state
+    with pytest.raises(NotEnded, match="exit\\(\\) it first"):
+        engine.renew()
+    assert engine.state == state
+
+
+def test_an_engine_is_not_renewed_under_who_blocks(engine: Engine) -> None:
+    """The main thread is about to end the process, or to run it again."""
+    refused: list[str] = []
+
+    def renew() -> None:
+        try:
+            engine.renew()
+        except NotEnded as error:
+            refused.append(str(error))
+
+    engine.start()
+    engine.subscribe("exited", lambda: engine.call_in_main(renew))
+    engine.exit()
+    assert engine.block() == 0
+    assert ["block() has not returned" in each for each in refused] == [True]
 
 
 def test_abort_gives_the_process_a_truthful_status(engine: Engine) -> None:

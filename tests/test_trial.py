@@ -80,6 +80,20 @@ def test_a_failure_in_the_trial_is_told_once_and_whole(program: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("import sys; sys.exit('no database')", ""),
+        ("print('connecting')\nimport sys; sys.exit('no database')", "connecting\nno database"),
+    ],
+)
+def test_what_is_all_is_not_said_twice(program: Path, text: str, more: str) -> None:
+    """Whoever logs the sentence adds what more there is."""
+    with pytest.raises(TrialFailed, match="no database") as caught:
+        try_out(program, text)
+    assert caught.value.text == more
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("import sys; sys.exit(3)", "status 3 and said nothing"),

@@ -6,16 +6,21 @@ and a site, and get an `Assembly`, whose `run` starts it all and blocks.
 What is put together happens in this order, so that a failure leaves nothing behind: environment,
 import path and logging; plugins, which listen on the bus; and while the bus starts, the sockets,
 then the applications, then the servers.
+
+Where a failure can be shown, because the site is reloaded when it is mended, or told, because this
+is the trial of a restart, the user's own plugins and log handlers fail like applications: at the
+start, and the rest of the site is put together all the same.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from sitebus import config, servers
+from sitebus import config, references, servers
 from sitebus import plugins as shelf
 from sitebus.assembly import parts
 from sitebus.assembly.environment import prepare
@@ -23,7 +28,14 @@ from sitebus.assembly.startup import Startup
 from sitebus.config import TABLE, Configuration, Option, Override, Section, Table
 from sitebus.config.kinds import Choice
 from sitebus.config.options import Row
-from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError, StartFailed
+from sitebus.errors import (
+    AppImportError,
+    ChannelFailures,
+    CommandCancelled,
+    SitebusError,
+    StartFailed,
+    Unreachable,
+)
 from sitebus.interfaces import describe
 from sitebus.plugins.threads import ThreadManager
 from sitebus.process import Engine
@@ -94,6 +106,10 @@ class Assembly:
 
     Attributes:
         failure: what kept it from starting.
+        flaw: what of the user's own could not be loaded or started; the start loads no more of it,
+            and shows this instead.
+        bridge: what logs the messages of the bus.
+        began: when it was begun to be put together, in nanoseconds.
     """
 
     def __init__(self, configuration: Configuration, engine: Engine, site: Site) -> None:
@@ -101,11 +117,31 @@ class Assembly:
         self.engine = engine
         self.site = site
         self.failure: Exception | None = None
+        self.flaw: SitebusError | None = None
+        self.bridge = parts.bridge(configuration, engine)
+        self.began = time.time_ns()
         #: What visitors see of reloads, where the site is reloaded when it changes.
         self.face: Face | None = None
         self.servers: tuple[ServerAdapter, ...] = ()
         self.plugins: tuple[Any, ...] = ()
+        #: The plugins that are the user's own.
+        self.added: tuple[Any, ...] = ()
         self._subscribed: list[Any] = []
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Load what is the user's own: a failure is kept for the start, if that has a use for it.
+
+        Raises:
+            SitebusError: it failed, and the start could only fail as well.
+        """
+        try:
+            yield
+        except SitebusError as error:
+            waits = self.face is not None or self.engine.trying
+            if not waits or _is_interrupt(error):
+                raise
+            self.flaw = self.flaw or error
 
     def subscribe(self) -> None:
         """Have every part listen on the bus.
@@ -113,7 +149,20 @@ class Assembly:
         Raises:
             AppImportError: a stranger's part would not.
         """
-        for part in (*self.plugins, *self.servers):
+        self._subscribe(self.plugins)
+        with self.loading():
+            self._subscribe(self.added)
+        if self.flaw is not None:
+            self._leave_out_added()
+        self._subscribe(self.servers)
+        for server in self.servers:
+            # `Startup.bind` calls it; a second time, it would read the certificate again.
+            take = getattr(server, "bind", None)
+            if callable(take):
+                self.engine.unsubscribe(self.engine.machine.channel("start"), take)
+
+    def _subscribe(self, wanted: Iterable[Any]) -> None:
+        for part in wanted:
             try:
                 parts.subscribe(part)
             except BaseException:
@@ -122,21 +171,26 @@ class Assembly:
                     part.unsubscribe()
                 raise
             self._subscribed.append(part)
-        for server in self.servers:
-            # `Startup.bind` calls it; a second time, it would read the certificate again.
-            take = getattr(server, "bind", None)
-            if callable(take):
-                self.engine.unsubscribe(self.engine.machine.channel("start"), take)
 
     def unsubscribe(self) -> None:
         """Take every part that listens off the bus again."""
         while self._subscribed:
-            part = self._subscribed.pop()
-            try:
-                part.unsubscribe()
-            # A stranger's code: the other parts leave whatever it does.
-            except Exception as error:  # noqa: BLE001
-                self.engine.log(f"{describe(part)} failed to unsubscribe", 40, traceback=error)
+            self._unsubscribe(self._subscribed.pop())
+
+    def _leave_out_added(self) -> None:
+        """Have no plugin of the user's own listen: each may need what another was to prepare."""
+        added = {id(part) for part in self.added}
+        left = [part for part in self._subscribed if id(part) in added]
+        self._subscribed = [part for part in self._subscribed if id(part) not in added]
+        while left:
+            self._unsubscribe(left.pop())
+
+    def _unsubscribe(self, part: Any) -> None:
+        try:
+            part.unsubscribe()
+        # A stranger's code: the other parts leave whatever it does.
+        except Exception as error:  # noqa: BLE001
+            self.engine.log(f"{describe(part)} failed to unsubscribe", 40, traceback=error)
 
     def run(self) -> int:
         """Start, block until the site has ended, and answer the exit status.
@@ -157,13 +211,26 @@ class Assembly:
             SitebusError: it could not start; nothing is left of it.
         """
         try:
-            self.engine.start()
+            self._start()
         except CommandCancelled:
             # The bus was told to leave: by a signal, or by our own start, which knows why.
             if self.failure is not None:
                 raise _told(self.failure) from None
         except Exception as error:  # any listener's, strangers among them
             raise _told(error) from error
+
+    def _start(self) -> None:
+        try:
+            self.engine.start(stay=self.face is not None and bool(self.added))
+        except Exception as error:
+            if self.engine.state != self.engine.machine.resting:
+                raise
+            # Without the user's own plugins it starts, if one of them has failed.
+            self.flaw = _flaw(error)
+            self._leave_out_added()
+            self.engine.exit_code = 0
+            with suppress(Unreachable):  # a signal was faster
+                self.engine.start()
 
     def close(self) -> None:
         """Take every part off the bus, and give the log's file back."""
@@ -195,17 +262,37 @@ def _told(error: Exception) -> Exception:
     return error if isinstance(error, (SitebusError, ChannelFailures)) else StartFailed(error)
 
 
+def _flaw(error: Exception) -> SitebusError:
+    """Answer why a start failed as it is shown to whoever is to mend it."""
+    first = error.exceptions[0] if isinstance(error, ChannelFailures) else error
+    if isinstance(first, SitebusError):
+        return first
+    return StartFailed(first, references.traceback_of(first))
+
+
+def _is_interrupt(error: SitebusError) -> bool:
+    """Tell whether the operator has waited long enough: no bus answers signals yet."""
+    return isinstance(error, AppImportError) and isinstance(error.error, KeyboardInterrupt)
+
+
 def assemble(configuration: Configuration, engine: Engine, site: Site) -> Assembly:
     """Put a site together on *engine*; `Assembly.run`, or ``engine.start()``, serves it.
 
     Raises:
         SitebusError: a part is missing or fails to be made; nothing listens on the bus then.
+            What is the user's own is `Assembly.flaw` instead, where the start has a use for that.
     """
     assembly = Assembly(configuration, engine, site)
     prepare(configuration)
     try:
         assembly.face = parts.face(configuration, engine, site)
+        with assembly.loading():
+            parts.log_handlers(configuration)
+        if assembly.flaw is not None:
+            parts.plain_log_handlers(configuration)  # who else would say so? Or it fails again
         assembly.plugins = tuple(_plugins(assembly))
+        with assembly.loading():
+            assembly.added = tuple(parts.added_plugins(configuration, engine))
         assembly.servers = tuple(parts.servers(configuration, engine, _application(assembly)))
         assembly.subscribe()
     except BaseException:
@@ -218,12 +305,13 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     configuration, engine = assembly.configuration, assembly.engine
     engine.try_timeout = configuration.one("reload")["try_timeout"]
     yield from parts.logging(configuration, engine, assembly.site)
+    yield assembly.bridge
     yield Startup(engine, assembly)
     if assembly.face is not None and not engine.trying:
         yield from parts.reloading(configuration, engine, assembly.face)
     if not engine.trying:
         yield ThreadManager(engine)
-    yield from parts.plugins(configuration, engine)
+    yield from parts.built_in_plugins(configuration, engine)
 
 
 def _application(assembly: Assembly) -> Callable[..., Any]:

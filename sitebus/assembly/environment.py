@@ -1,4 +1,4 @@
-"""What applications find when they are imported: environment, import path, directory."""
+"""What applications find when they are imported: environment, import path, directory, file mask."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ VARIABLE = "SITEBUS_ENV"
 
 
 def prepare(configuration: Configuration) -> None:
-    """Set what applications find when they are imported."""
+    """Set what applications find when they are imported, and all that is written from here on."""
+    _set_umask(configuration)
     set_defaults(configuration.env)
     for directory in reversed(configuration.site["python_path"]):
         if str(directory) not in sys.path:
             sys.path.insert(0, str(directory))
     if configuration.site["working_dir"] is not None:
         os.chdir(configuration.site["working_dir"])
+
+
+def _set_umask(configuration: Configuration) -> None:
+    """Set the mask that goes with another user now: logs and pid file are opened as the first."""
+    for settings in configuration.plugins:
+        wanted = settings.name == "drop_privileges" and settings["enabled"]
+        if wanted and settings["umask"] is not None:
+            os.umask(settings["umask"])
 
 
 def set_defaults(variables: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from sitebus.process import Engine
 
 if TYPE_CHECKING:
     from sitebus.mounts import Site
+    from sitebus.plugins.logs import LogBridge
     from sitebus.reload.face import Face
     from sitebus.servers import ServerAdapter
 
@@ -58,13 +59,20 @@ def urls(server: ServerAdapter, engine: Engine) -> Iterator[str]:
                 yield listener.address.url(scheme) if tcp else str(listener.address)
 
 
-def plugins(configuration: Configuration, engine: Engine) -> Iterator[Any]:
-    """Make what ``[plugin]`` sections name, and the built-in ones that nobody turned off."""
+def built_in_plugins(configuration: Configuration, engine: Engine) -> Iterator[Any]:
+    """Make the plugins of ours that are named, or usual and not turned off."""
     written = {settings.name for settings in configuration.plugins}
     if not engine.trying:
         yield from (_by_default(name, engine) for name in _usual() if name not in written)
     for settings in configuration.plugins:
-        if settings["enabled"]:
+        if settings["enabled"] and settings.name in shelf.BUILT_IN:
+            yield plugin(settings, engine)
+
+
+def added_plugins(configuration: Configuration, engine: Engine) -> Iterator[Any]:
+    """Make the plugins that are the user's own."""
+    for settings in configuration.plugins:
+        if settings["enabled"] and settings.name not in shelf.BUILT_IN:
             yield plugin(settings, engine)
 
 
@@ -110,17 +118,36 @@ def subscribe(part: Any) -> None:
         raise
 
 
+def log_handlers(configuration: Configuration) -> None:
+    """Give what is logged a place to go: the user's own handlers, or ours.
+
+    Raises:
+        BadLogConfig: the user's own cannot be made.
+    """
+    from sitebus.plugins import logs
+
+    file = configuration.logging["config"]
+    if file is None:
+        plain_log_handlers(configuration)
+    else:
+        logs.configure_by_file(file)
+
+
+def plain_log_handlers(configuration: Configuration) -> None:
+    """Give what is logged a place to go that needs nothing of the user's own."""
+    from sitebus.plugins import logs
+
+    told = configuration.logging
+    name = configuration.site["name"]
+    logs.configure(told["level"], told["format"], told["error"], site=name)
+
+
 def logging(configuration: Configuration, engine: Engine, site: Site) -> Iterator[Plugin]:
-    """Set logging up, and the site with what concerns it; answer the plugins for it."""
+    """Set the site up with what concerns its access log; answer the plugins for that."""
     from sitebus.mounts.access import AccessLog
     from sitebus.plugins import logs
 
     told = configuration.logging
-    if told["config"] is not None:
-        logs.configure_by_file(told["config"])
-    else:
-        name = configuration.site["name"]
-        logs.configure(told["level"], told["format"], told["error"], site=name)
     access = None
     if told["access"] != "off":
         access = AccessLog(told["access"], "json" if told["format"] == "json" else "combined")
@@ -132,7 +159,13 @@ def logging(configuration: Configuration, engine: Engine, site: Site) -> Iterato
         merge_slashes=configuration.site["merge_slashes"],
         access_log=access or False,
     )
-    yield logs.LogBridge(engine, patient=told["level"] != "debug")
+
+
+def bridge(configuration: Configuration, engine: Engine) -> LogBridge:
+    """Make what logs the messages of the bus."""
+    from sitebus.plugins.logs import LogBridge
+
+    return LogBridge(engine, patient=configuration.logging["level"] != "debug")
 
 
 def face(configuration: Configuration, engine: Engine, site: Site) -> Face | None:
@@ -162,6 +195,8 @@ def reloading(configuration: Configuration, engine: Engine, face: Face) -> Itera
 
     told = configuration.one("reload")
     engine.autoreload.files.update(configuration.files)
+    if configuration.logging["config"] is not None:
+        engine.autoreload.files.add(str(configuration.logging["config"]))
     yield Autoreloader(
         engine,
         told["interval"],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from sitebus import trial
 from sitebus.assembly import applications
 from sitebus.assembly.environment import keep
+from sitebus.errors import StartFailed
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Priority
@@ -48,21 +48,24 @@ class Startup(Plugin):
     def mount(self) -> None:
         """Import the applications and mount them, once: a stop keeps them."""
         keep()
-        if self._mounted:
+        if self._mounted and self.assembly.flaw is None:
             return
         face = self.assembly.face
-        began = time.time_ns()
         try:
             self._mount_all()
         except Exception as error:  # noqa: BLE001 - a stranger's code was imported
             self._unmount_all()
-            if face is None:
-                self._call_off(error)
-            else:
-                self._show(error, face, began)
+            self.refuse(error)
         else:
             if face is not None:
                 face.recover()
+
+    def refuse(self, error: Exception) -> None:
+        """Call the start off because of the user's own code, or show why nothing is served."""
+        if self.assembly.face is None:
+            self._call_off(error)
+        else:
+            self._show(error, self.assembly.face)
 
     @listens("trial", priority=Priority.IMPORT)
     def trial(self) -> None:
@@ -86,6 +89,8 @@ class Startup(Plugin):
             self.assembly.site.access_log.open()
 
     def _mount_all(self) -> None:
+        if self.assembly.flaw is not None:
+            raise self.assembly.flaw
         configuration, site = self.assembly.configuration, self.assembly.site
         for settings in configuration.mounts:
             if settings["enabled"]:
@@ -100,21 +105,24 @@ class Startup(Plugin):
         self.assembly.failure = error
         self.bus.exit()
 
-    def _show(self, error: Exception, face: Face, began: int) -> None:
+    def _show(self, error: Exception, face: Face) -> None:
         """Serve the reason, and have the files watched that may be at fault."""
         text = trial.text_of(error)
         found = trial.places(text)
         place = f"{found[-1].file}:{found[-1].line}: " if found else ""
-        said = f"{place}the site cannot start: {error}"
-        self.bus.log(f"{said}\n{text}".rstrip(), ERROR)
-        self._watch({each.file for each in found}, trial.missing(error), began)
-        face.fail("The site cannot start", f"{place}{error}\n\n{text}".rstrip(), cold=True)
+        if isinstance(error, StartFailed):
+            reason, more = error.reason, ""  # the rest was logged when it was raised
+        else:
+            reason, more = str(error), f"\n{text}".rstrip()
+        self.bus.log(f"{place}the site cannot start: {reason}{more}", ERROR)
+        self._watch({each.file for each in found}, trial.missing(error))
+        face.fail("The site cannot start", f"{place}{reason}\n\n{text}".rstrip(), cold=True)
 
-    def _watch(self, present: set[str], missing: set[str], began: int) -> None:
+    def _watch(self, present: set[str], missing: set[str]) -> None:
         from sitebus.reload.opened import OPENED
 
         for path in missing:
             # It was wanted: should it come before the first look, it is new all the same.
-            OPENED.times.setdefault(path, began)
+            OPENED.times.setdefault(path, self.assembly.began)
         self.bus.autoreload.files.update(present, missing)
         OPENED.news = True

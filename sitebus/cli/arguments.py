@@ -167,7 +167,11 @@ def _add_process(parser: Parser) -> None:
         "-u", "--user", metavar="USER", help="run as this user once the sockets are bound"
     )
     group.add_argument("-g", "--group", metavar="GROUP", help="run as this group, too")
-    group.add_argument("--umask", metavar="OCTAL", help="the mask for the modes of new files")
+    group.add_argument(
+        "--umask",
+        metavar="OCTAL",
+        help="the mask for the modes of new files, logs and pid file among them",
+    )
 
 
 def _add_logging(parser: Parser) -> None:

@@ -88,6 +88,10 @@ class Banner(NamedTuple):
             lines.append(console.paint("Ctrl-C to stop", "dim"))
         return "\n".join(lines)
 
+    def short(self, console: Console) -> str:
+        """Answer one line that tells who knows the rest that the site serves again."""
+        return f"serving again on {', '.join(console.paint(url, 'cyan') for url in self.urls)}"
+
     def record(self) -> dict[str, object]:
         """Answer the same for a log of JSON lines."""
         return {

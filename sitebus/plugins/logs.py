@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
 
+from sitebus import references, trial
 from sitebus.errors import BadLogConfig, ChannelFailures, SitebusError
 from sitebus.logfile import LogFile, last_resort
 from sitebus.mounts.access import AccessLog
@@ -39,6 +40,10 @@ class LogBridge(Plugin):
     A patient bridge keeps what is no warning until the bus has started, so that a start that fails
     says why and nothing else. Nor does it say why where the same is said once more: a refusal goes
     to who asked for the start, who tells it on standard error.
+
+    Attributes:
+        is_detail: Tells whether what is no warning is but a detail at the moment, and is logged
+            for debugging only; None if it never is.
     """
 
     def __init__(
@@ -46,11 +51,22 @@ class LogBridge(Plugin):
     ) -> None:
         super().__init__(bus)
         self.logger = logger or logging.getLogger(LOGGER)
+        self.is_detail: Callable[[], bool] | None = None
         self._kept: list[logging.LogRecord] | None = [] if patient else None
+
+    @property
+    def is_for_people(self) -> bool:
+        """Whether it is read as it comes, on a terminal, and kept nowhere."""
+        return all(
+            isinstance(handler, LogStream) and handler.stream.isatty()
+            for handler in self.logger.handlers
+        )
 
     @listens("log")
     def log(self, message: str, level: int = logging.INFO) -> None:
         """Log one message of the bus."""
+        if level == logging.INFO and self._is_detail:
+            level = logging.DEBUG
         if not self.logger.isEnabledFor(level):
             return
         # As an argument: a percent sign in the message is only that.
@@ -59,6 +75,10 @@ class LogBridge(Plugin):
             self._kept.append(record)
         else:
             self.logger.handle(record)
+
+    @property
+    def _is_detail(self) -> bool:
+        return self.is_detail is not None and self.is_detail()
 
     @property
     def _is_told_anyway(self) -> bool:
@@ -75,7 +95,8 @@ class LogBridge(Plugin):
         """Log what was kept, and keep nothing more."""
         kept, self._kept = self._kept, None
         for record in kept or ():
-            self.logger.handle(record)
+            if record.levelno >= logging.WARNING or not self._is_detail:
+                self.logger.handle(record)
 
     @listens("graceful")
     def graceful(self) -> None:
@@ -273,4 +294,10 @@ def configure_by_file(path: Path) -> None:
             logging.config.fileConfig(path, disable_existing_loggers=False, encoding="utf-8")
     # It imports and calls what the file names, which may raise anything.
     except Exception as error:
-        raise BadLogConfig(path, error) from error
+        raise BadLogConfig(path, error, _own_traceback(error)) from error
+
+
+def _own_traceback(error: Exception) -> str:
+    """Answer where *error* comes from, unless it is from the logging module itself."""
+    text = references.traceback_of(error)
+    return text if any(place.is_own for place in trial.places(text)) else ""

@@ -103,7 +103,12 @@ class DropPrivileges(Plugin):
             None,
             "The group to run as; the user's main group if not said.",
         ),
-        Option("umask", UMASK, None, "The mask for the modes of new files, in octal."),
+        Option(
+            "umask",
+            UMASK,
+            None,
+            "The mask for the modes of new files, logs and pid file among them; in octal.",
+        ),
         Option(
             "no_new_privs",
             BOOLEAN,
@@ -246,7 +251,8 @@ class DropPrivileges(Plugin):
             self._look_around(wanted)
         if self.umask is not None:
             old = os.umask(self.umask)
-            self.bus.log(f"umask old: {old:03o}, new: {self.umask:03o}")
+            if old != self.umask:
+                self.bus.log(f"umask old: {old:03o}, new: {self.umask:03o}")
         if self.no_new_privs:
             accounts.renounce()
 

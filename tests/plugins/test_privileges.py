@@ -20,7 +20,7 @@ from sitebus.config.kinds import BadValue, Context
 from sitebus.errors import CannotDropPrivileges, UnknownAccount
 from sitebus.plugins.privileges import UMASK, DropPrivileges
 from sitebus.process import Engine, Priority
-from tests.helpers import PATIENCE, ROOT, Child, environment, wait_for
+from tests.helpers import PATIENCE, ROOT, Child, SiteProcess, environment, wait_for
 from tests.plugins.launching import (
     Launched,
     Launcher,
@@ -412,3 +412,29 @@ def test_on_a_foreign_bus_nothing_is_served_after_a_refusal() -> None:
     with pytest.raises(SystemExit) as left:
         bus.publish("start")
     assert (left.value.code, served) == (78, [])
+
+
+def test_the_mask_is_that_of_logs_and_pid_file_as_well(tmp_path: Path) -> None:
+    """They are opened before anything is dropped, and may tell as much as the site's own files."""
+    (tmp_path / "masked.py").write_text(
+        "open('own', 'w').close()\n"
+        "def application(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return []\n"
+    )
+    before = os.umask(0o022)
+    try:
+        site = SiteProcess(
+            *("masked:application", "-b", "127.0.0.1:0", "--umask", "077"),
+            *("-o", "logging.error=error.log", "--access-log", "access.log"),
+            *("-o", "plugin pidfile.path=site.pid"),
+            cwd=tmp_path,
+        )
+    finally:
+        os.umask(before)
+    with site:
+        site.wait_for_output("serving on")
+        names = ("own", "error.log", "access.log", "site.pid")
+        modes = {name: (tmp_path / name).stat().st_mode & 0o077 for name in names}
+        assert modes == dict.fromkeys(names, 0)
+        assert site.stop() == 0

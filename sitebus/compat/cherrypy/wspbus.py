@@ -24,20 +24,6 @@ __all__ = ["Bus", "ChannelFailures", "bus", "max_files", "states"]
 #: however many that are.
 max_files: int = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 0
 
-#: What of an engine is used up when it has exited.
-_SPENT = (
-    "state",
-    "exit_code",
-    "stragglers",
-    "impatient",
-    "_deadline",
-    "_interrupts",
-    "_leaving",
-    "_loop",
-    "_moved",
-    "_successor",
-)
-
 
 class Bus(Engine):
     """An `Engine` that may be started again after an exit, as test suites do with wspbus.
@@ -66,11 +52,11 @@ class Bus(Engine):
         """Stop running *callback* for *channel*; no harm if it never did."""
         super().unsubscribe(channel, callback)
 
-    def start(self) -> None:
+    def start(self, stay: bool = False) -> None:
         """Start everything, also after an exit; see `sitebus.Engine.start`."""
         if self.ended:
-            self._begin_again()
-        super().start()
+            self.renew()
+        super().start(stay)
 
     def graceful(self) -> None:
         """Tell everyone to reload in place; told when it returns, also to a request that asks."""
@@ -100,12 +86,6 @@ class Bus(Engine):
         if status:
             raise SystemExit(status)
         return status
-
-    def _begin_again(self) -> None:
-        """Be as a new bus, but for the listeners."""
-        fresh = Engine(self.machine, self.id)
-        for name in _SPENT:
-            setattr(self, name, getattr(fresh, name))
 
 
 bus: Engine = sitebus.engine
