@@ -39,6 +39,7 @@ from sitebus.loop import LoopThread
 from sitebus.machine import MAGICBUS, WSPBUS, AnyState, Machine, State
 from sitebus.mailbox import receive
 from sitebus.mainloop import MainLoop
+from sitebus.reload.named import Named
 from sitebus.restarts import Restarts
 from sitebus.walk import Command
 
@@ -79,7 +80,7 @@ class Watched:
     """
 
     def __init__(self) -> None:
-        self.files: set[str] = set()
+        self.files: set[str] = Named()
 
 
 class Engine(Bus):

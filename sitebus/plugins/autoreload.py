@@ -108,6 +108,17 @@ class Autoreloader(Plugin):
     @files.setter
     def files(self, paths: set[str]) -> None:
         self._watched.files = paths
+        OPENED.tell()
+
+    @property
+    def match(self) -> str:
+        """Module names to watch begin as this expression says."""
+        return self._match
+
+    @match.setter
+    def match(self, expression: str) -> None:
+        self._match = expression
+        OPENED.tell()
 
     @property
     def mtimes(self) -> dict[str, float | None]:
@@ -172,6 +183,7 @@ class Autoreloader(Plugin):
         own = thread is threading.current_thread() or self._restarting
         if thread is not None and not own:
             thread.join(PATIENCE)
+        self._let_go()
         self._watcher = self.thread = None
         if getattr(self.bus, "execv", False):
             self._leave()
@@ -269,6 +281,7 @@ class Autoreloader(Plugin):
             self._guard.note()
         self._restarting = True
         began = now()
+        self._let_go()
         try:
             self.bus.restart()
         except (CannotRestart, TrialFailed) as error:
@@ -277,6 +290,15 @@ class Autoreloader(Plugin):
             pass  # the process ends anyway
         finally:
             self._restarting = False
+
+    def _let_go(self) -> None:
+        """Close what this thread holds to watch, as it would do at its end.
+
+        That may come too late: before an exec descriptors are put where the next image looks for
+        them, and one of those numbers may have been this one's.
+        """
+        if self._watcher is not None and threading.current_thread() is self.thread:
+            self._watcher.close()
 
     def _is_soon(self) -> bool:
         return self._up_since is None or time.monotonic() - self._up_since < SOON
@@ -332,6 +354,7 @@ class Autoreloader(Plugin):
         # What was changed, too: it may be new, and not imported by what runs.
         sources.extra = frozenset((*getattr(error, "files", ()), *self._running))
         sources.failing = True
+        OPENED.tell()
 
     def _is_as_it_was(self) -> bool:
         """Tell whether, after a failure, every file is again what the code that runs came from."""

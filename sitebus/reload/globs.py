@@ -70,6 +70,8 @@ def _expression(part: re.Match[str]) -> str:
     if part["set"]:
         negated = part["set"].startswith("!")
         inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", part["set"].removeprefix("!"))
+        # Two of them mean something else to expressions, or will.
+        inside = re.sub("--+", lambda dashes: r"\--" if len(dashes[0]) == 2 else r"\-", inside)
         return _set(f"[{'^/' if negated else ''}{inside}]") or re.escape(text)
     return {"*": "[^/]*", "?": "[^/]"}.get(text) or re.escape(text)
 

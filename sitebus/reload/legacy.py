@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def write(content: Mapping[str, Any]) -> int:
 
 
 def read(fd: int) -> dict[str, Any]:
-    """Answer what *fd* holds, and close it.
+    """Answer what *fd* holds, and close it if it is a file.
 
     Raises:
         ValueError: It is not ours, or of another version.
@@ -35,6 +36,9 @@ def read(fd: int) -> dict[str, Any]:
     import json
 
     try:
+        # If it was closed the number may be another's: to read that could take for ever.
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("no file")
         with open(fd, "rb") as file:
             content = json.loads(file.read())
     except OSError as error:

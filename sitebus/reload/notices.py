@@ -1,8 +1,9 @@
 """Wait until files may have changed: told by the system, or by looking again and again.
 
-`Native` has the system tell, through the library `watchfiles`, which has no way of waiting but to
-look at its own list every *debounce* seconds: 20 times a second, at the default of 0.05 s. Nothing
-else here wakes up. `Polling` is woken every *frequency* seconds.
+On Linux `inotify` has the kernel tell, and nothing wakes up while nothing happens. Elsewhere
+`Native` does, through the library `watchfiles`, which has no way of waiting but to look at its own
+list every *debounce* seconds: 20 times a second, at the default of 0.05 s. `Polling` is woken every
+*frequency* seconds.
 """
 
 from __future__ import annotations
@@ -43,11 +44,15 @@ class Notices(Protocol):
             CannotWatch: The system has no more watches to give.
         """
 
-    def wait(self, timeout: float | None) -> None:
-        """Return when something may have changed, after *timeout*, or when woken."""
+    def wait(self, timeout: float | None) -> bool:
+        """Return when something may have changed, after *timeout*, or when woken.
+
+        Returns:
+            Whether something may have changed.
+        """
 
     def wake(self) -> None:
-        """Have `wait` return soon; any thread may call it."""
+        """Have `wait` return soon; any thread may call it, in the middle of anything."""
 
     def close(self) -> None:
         """Give back what the system gave."""
@@ -63,12 +68,13 @@ class Polling:
     def cover(self, places: Places, matters: Mapping[str, Callable[[str], bool]]) -> None:
         """Every file is looked at anyway."""
 
-    def wait(self, timeout: float | None) -> None:
+    def wait(self, timeout: float | None) -> bool:
         """Return after *timeout*, or when it is time to look again."""
         try:
             self._bell.get(timeout=self._frequency() if timeout is None else timeout)
         except queue.Empty:
-            pass  # it is time
+            return True
+        return False
 
     def wake(self) -> None:
         """End a wait."""
@@ -79,21 +85,19 @@ class Polling:
 
 
 class Native:
-    """Have the system tell, of the directories that matter only.
+    """Have the system tell through `watchfiles`, of the directories that matter only.
 
     Args:
         debounce: How long nothing may come before a burst is over, in seconds.
-        news: Asked all the time: whether there may be other files to watch.
 
     Raises:
         MissingExtra: `watchfiles` is not installed.
     """
 
-    def __init__(self, debounce: float, news: Callable[[], bool]) -> None:
+    def __init__(self, debounce: float) -> None:
         self._make = _rust_notify()
         self._step = max(1, round(debounce * 1000))
-        self._news = news
-        self._woken = False
+        self._woken = self._stood_still = False
         self._asked = 0.0
         self._notify: RustNotify | None = None
         self._places = Places({}, frozenset())
@@ -110,24 +114,28 @@ class Native:
         if old is not None:
             old.close()
 
-    def wait(self, timeout: float | None) -> None:
+    def wait(self, timeout: float | None) -> bool:
         """Return when a name that matters was touched, after *timeout*, or when woken."""
         assert self._notify is not None
         longest = round(LONGEST * 1000)
         limit = 0 if timeout is None else max(1, round(timeout * 1000))
         while not self._woken:
-            self._asked = time.monotonic()
+            self._asked, self._stood_still = time.monotonic(), False
             told = self._notify.watch(longest, self._step, limit, self)
-            if isinstance(told, str) or self._matter(path for _, path in told):
-                break
+            if isinstance(told, str):
+                if told != "stop" or self._stood_still:
+                    return self._stood_still
+            elif self._matter(path for _, path in told):
+                return True
         self._woken = False
+        return False
 
     def is_set(self) -> bool:
-        """Answer `watchfiles`, which asks whether to go on waiting."""
+        """Answer `watchfiles`, which asks whether to end the wait."""
         before, self._asked = self._asked, time.monotonic()
         # Meanwhile more may have happened than the system keeps, and the library does not say.
-        stood_still = (self._asked - before) * 1000 > _STANDSTILL * self._step
-        return self._woken or stood_still or self._news()
+        self._stood_still = (self._asked - before) * 1000 > _STANDSTILL * self._step
+        return self._woken or self._stood_still
 
     def wake(self) -> None:
         """End a wait."""
@@ -161,27 +169,50 @@ class Native:
                 raise CannotWatch(len(folders), error) from error
 
 
+def native(debounce: float) -> Notices:
+    """Answer what has the system tell: the kernel's own way if there is one, else `watchfiles`.
+
+    Raises:
+        MissingExtra: There is neither.
+        CannotWatch: The system tells as many as it may.
+    """
+    if sys.platform == "linux":
+        try:
+            from sitebus.reload.inotify import Inotify
+
+            return Inotify(debounce)
+        except (ImportError, OSError, AttributeError):
+            pass  # Python can call no library, or neither library nor kernel knows of it
+    return Native(debounce)
+
+
 def choose(
     places: Places,
     frequency: Callable[[], float],
     debounce: float,
-    news: Callable[[], bool],
     log: Callable[[str], object],
-    force_polling: bool = False,
+    way: Callable[[float], Notices] | None = native,
 ) -> Notices:
-    """Answer the best there is for *places*; if that is polling unasked, say why."""
-    if force_polling:
+    """Answer *way* if it will do for *places*, else polling; if that was not asked for, say why."""
+    if way is None:
         return Polling(frequency)
     why = why_silent(places.folders)
     if why is None:
         try:
-            native = Native(debounce, news)
-            native.cover(places, {})
-            return native
+            return _covering(way(debounce), places)
         except (MissingExtra, CannotWatch) as error:
             why = str(error)
     log(f"Looking for changed files every {frequency():g} s: {why}")
     return Polling(frequency)
+
+
+def _covering(found: Notices, places: Places) -> Notices:
+    try:
+        found.cover(places, {})
+    except CannotWatch:
+        found.close()
+        raise
+    return found
 
 
 def why_silent(folders: Iterable[str]) -> str | None:

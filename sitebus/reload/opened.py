@@ -73,12 +73,12 @@ class Opened:
 
     Attributes:
         times: Paths as they were given, and when each was first opened, in nanoseconds.
-        news: Whether something was opened since this was last set to False.
     """
 
     def __init__(self) -> None:
         self.times: dict[str, int] = {}
-        self.news = False
+        self._news = False
+        self._bells: tuple[Callable[[], object], ...] = ()
         self._wanted = 0
         self._deaf: set[int] = set()
         self._installed = False
@@ -113,6 +113,36 @@ class Opened:
             self._deaf.discard(me)
 
     @property
+    def news(self) -> bool:
+        """Whether something was opened since this was last set to False."""
+        return self._news
+
+    @news.setter
+    def news(self, is_so: bool) -> None:
+        self._news = is_so
+        if is_so:
+            self.tell()
+
+    def tell(self) -> None:
+        """Ring, since there may be other files to watch."""
+        for ring in self._bells:
+            ring()
+
+    def connect(self, ring: Callable[[], object]) -> None:
+        """Have *ring* called, once each time, by any thread, whenever something may be new.
+
+        It is called in the middle of anything: it must not wait, take a lock, or open a file.
+        """
+        with self._changing:
+            if ring not in self._bells:
+                self._bells += (ring,)
+
+    def disconnect(self, ring: Callable[[], object]) -> None:
+        """Undo `connect`."""
+        with self._changing:
+            self._bells = tuple(each for each in self._bells if each != ring)
+
+    @property
     def wanted(self) -> bool:
         """Whether somebody listens."""
         return self._wanted > 0
@@ -122,8 +152,8 @@ def _hook(opened: Opened) -> Callable[[str, tuple[Any, ...]], None]:
     times, deaf, ident = opened.times, opened._deaf, threading.get_ident
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            try:
+        try:
+            if event == "open":
                 path = arguments[0]
                 if (
                     opened._wanted
@@ -135,8 +165,12 @@ def _hook(opened: Opened) -> Callable[[str, tuple[Any, ...]], None]:
                 ):
                     times[path] = now()
                     opened.news = True
-            except Exception:  # noqa: BLE001 - a descriptor, bytes, anything: not of interest
-                pass
+            elif (event == "exec" or event == "import") and opened._wanted:
+                # A module is among the modules by the time its code runs; one without code of its
+                # own, an extension or a namespace, will be soon.
+                opened.tell()
+        except Exception:  # noqa: BLE001 - a descriptor, bytes, anything: not of interest
+            pass
 
     return hook
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from sitebus.reexec import STARTED_IN
 from sitebus.reload import modules
 from sitebus.reload.globs import SKIPPED, Glob, Ignored
+from sitebus.reload.named import Named
 from sitebus.reload.opened import ARCHIVES, CONFIG, OPENED, PYTHON, STATIC, TEMPLATES
 
 #: Mako names what it generates after the template, and says inside which that is.
@@ -97,8 +98,14 @@ class Sources:
         """Whether the next `find` may find something else; cheap enough to ask all the time."""
         return OPENED.news or self._seen != self._wishes()
 
+    @property
+    def told(self) -> bool:
+        """Whether `OPENED` tells whenever this may become stale; else it is to be asked."""
+        return isinstance(self.files(), Named)
+
     def _wishes(self) -> tuple[object, ...]:
-        return len(sys.modules), len(self.files()), self.match(), self.extra, self.failing
+        named = frozenset(self.files())
+        return len(sys.modules), named, self.match(), self.extra, self.failing
 
     def find(self) -> Subject:
         """Answer what is to be watched from now on."""

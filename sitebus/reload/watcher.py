@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 from sitebus.errors import CannotWatch
 from sitebus.reload import notices, places
+from sitebus.reload.agenda import Agenda
 from sitebus.reload.notices import LONGEST, Notices, Polling
+from sitebus.reload.opened import OPENED
 from sitebus.reload.sources import Sources, Subject, is_soft, is_static
 from sitebus.reload.stamps import EMPTY, Snapshot, State, look
 
-#: How often other files are looked for while a site imports and opens them; seconds.
-PATIENCE = 0.5
+#: What is watched may become other directories while it begins to be.
+_MOST_TRIES = 5
 
 
 class Changes(NamedTuple):
@@ -45,6 +47,7 @@ class Watcher:
         debounce: How long nothing may come before a burst is over, in seconds.
         force_polling: Look, even if the system might tell.
         log: Told once, if there is no other way than looking.
+        way: What has the system tell.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Watcher:
         debounce: float,
         force_polling: bool,
         log: Callable[[str], object],
+        way: Callable[[float], Notices] = notices.native,
     ) -> None:
         self.sources = sources
         self.snapshot = snapshot
@@ -62,11 +66,12 @@ class Watcher:
         self.debounce = debounce
         self.force_polling = force_polling
         self.log = log
+        self.way = way
         self._ended = threading.Event()
         self.subject = Subject()
         self._notices: Notices | None = None
-        self._covered: frozenset[str] = frozenset()
-        self._found_at = float("-inf")
+        self._covered: dict[str, tuple[int, int]] = {}
+        self._agenda = Agenda()
         self._new: set[str] = set()
 
     @property
@@ -87,6 +92,7 @@ class Watcher:
 
     def wait(self) -> Changes | None:
         """Answer what has changed, when something has; None once `stop` was called."""
+        OPENED.connect(self._ring)
         self._cover()
         settled = False
         while not self.stopped:
@@ -95,7 +101,7 @@ class Watcher:
                 changed = self._settled(changed, settled)
             if changed and not self.stopped:
                 return self._told(changed)
-            self._rest(None)
+            self._rest()
             settled = not self.polls
             if self.sources.stale:
                 self._cover()
@@ -114,15 +120,20 @@ class Watcher:
             self._notices.wake()
 
     def close(self) -> None:
-        """Give back what the system gave."""
+        """Give back what the system gave; the next `wait` takes it again."""
+        OPENED.disconnect(self._ring)
+        if not self.polls:
+            self._release()
+
+    def _release(self) -> None:
         if self._notices is not None:
             self._notices.close()
             self._notices = None
+            self._covered = {}
 
     # What is watched.
 
     def _find(self) -> None:
-        self._found_at = time.monotonic()
         known, self.subject = self.subject, self.sources.find()
         listings = self.snapshot.listings
         for folder in self.subject.folders.keys() - known.folders.keys():
@@ -138,36 +149,45 @@ class Watcher:
 
     def _cover_again(self) -> None:
         """Watch the same: a directory may be another one now."""
-        if self._notices is not None and self.polls:
-            return
-        where = places.of(self.subject.files, self.subject.folders)
+        for _ in range(_MOST_TRIES):
+            if self.polls:
+                return
+            where = places.of(self.subject.files, self.subject.folders)
+            self._cover_places(where)
+            # A link, or a directory, may have been replaced just before it was watched.
+            before, self._covered = self._covered, where.folders
+            if before == where.folders:
+                return
+
+    def _cover_places(self, where: places.Places) -> None:
         if self._notices is None:
             self._notices = self._choose(where)
         # A template may be opened, late, on another file system than the rest.
         elif (why := self._why_silent_now(where)) is not None:
             self._poll(why)
-        self._covered = frozenset(where.folders)
         try:
             self._notices.cover(where, self.subject.folders)
         except CannotWatch as error:
             self._poll(str(error))
 
     def _choose(self, where: places.Places) -> Notices:
-        polls = self.force_polling
-        return notices.choose(where, self.frequency, self.debounce, self._news, self.log, polls)
+        way = None if self.force_polling else self.way
+        return notices.choose(where, self.frequency, self.debounce, self.log, way)
 
     def _why_silent_now(self, where: places.Places) -> str | None:
-        more = where.folders.keys() - self._covered
+        more = where.folders.keys() - self._covered.keys()
         return notices.why_silent(more) if more else None
 
     def _poll(self, why: str) -> None:
         self.log(f"Looking for changed files every {self.frequency():g} s: {why}")
-        self.close()
+        self._release()
         self._notices = Polling(self.frequency)
 
-    def _news(self) -> bool:
-        """Whether it is time to find out what else is to be watched."""
-        return self.sources.stale and time.monotonic() >= self._found_at + PATIENCE
+    def _ring(self) -> None:
+        """Hear, in the middle of anything, that there may be other files to watch."""
+        waiting = self._agenda.ring()
+        if waiting and (waited_for := self._notices) is not None:
+            waited_for.wake()
 
     # What has changed.
 
@@ -204,7 +224,7 @@ class Watcher:
         while time.monotonic() < end and not self.stopped:
             if quiet and not any(state.stamp is None for state in changed.values()):
                 break
-            self._rest(self.debounce)
+            self._pause(self.debounce)
             before, changed = changed, self._changed()
             quiet = changed == before
         return changed
@@ -218,6 +238,23 @@ class Watcher:
         served = all(map(is_static, changed)) and not self.subject.listed.intersection(changed)
         return Changes(tuple(sorted(changed)), soft, soft and served, before)
 
-    def _rest(self, seconds: float | None) -> None:
+    # How it waits.
+
+    def _rest(self) -> None:
+        """Wait until something may have changed, or there are other files to watch."""
         assert self._notices is not None
-        self._notices.wait(seconds)
+        while not self.stopped:
+            if not self.sources.told:
+                self._agenda.ring()
+            if self._notices.wait(None if self.polls else self._agenda.left()):
+                return
+            if self._agenda.come() and self.sources.stale:
+                return
+
+    def _pause(self, seconds: float) -> None:
+        """Wait until something may have changed, but no longer."""
+        assert self._notices is not None
+        end = time.monotonic() + seconds
+        while not self.stopped and (left := end - time.monotonic()) > 0:
+            if self._notices.wait(left):
+                return

@@ -17,8 +17,11 @@ import pytest
 
 from sitebus.reload import notices, places
 from sitebus.reload.notices import Native, Polling
+from sitebus.reload.sources import Sources
+from sitebus.reload.stamps import Snapshot
+from sitebus.reload.watcher import Watcher
 from tests.helpers import Child, environment, open_descriptors, wait_for
-from tests.reload.watching import watching
+from tests.reload.watching import TOLD, WAYS, kind, made, watching
 
 
 def test_places_are_real_directories(tmp_path: Path) -> None:
@@ -86,15 +89,45 @@ def test_without_a_table_none_is_silent() -> None:
     assert places.silent(["/srv"], "/nonexistent") is None
 
 
-def test_the_library_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an extra; without it there is one line, and changes are still seen."""
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library is not installed."""
     monkeypatch.setattr(sys, "path", [each for each in sys.path if "site-packages" not in each])
     monkeypatch.setattr(sys, "path_importer_cache", {})
     for name in [each for each in sys.modules if each.partition(".")[0] == "watchfiles"]:
         monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a library is needed")
+@pytest.mark.usefixtures("bare")
+def test_linux_needs_no_library(tmp_path: Path) -> None:
+    """The kernel tells whoever asks."""
     path = tmp_path / "a.py"
     path.write_text("")
     with watching([path]) as seen:
+        assert kind(seen.watcher) == "inotify"
+        path.write_text("X = 1\n")
+        assert seen.names() == ["a.py"]
+    assert not seen.logged
+
+
+def test_a_python_that_calls_no_library_has_watchfiles() -> None:
+    """It may have been built without libffi."""
+    pytest.importorskip("watchfiles")
+    script = (
+        "import sys; sys.modules['_ctypes'] = None\n"
+        "from sitebus.reload.notices import Native, native\n"
+        "assert type(native(0.05)) is Native"
+    )
+    subprocess.run([sys.executable, "-c", script], env=environment(), check=True, timeout=30)
+
+
+@pytest.mark.usefixtures("bare")
+def test_the_library_may_be_missing(tmp_path: Path) -> None:
+    """It is an extra; without it there is one line, and changes are still seen."""
+    path = tmp_path / "a.py"
+    path.write_text("")
+    with watching([path], way=Native) as seen:
         path.write_text("X = 1\n")
         assert seen.names() == ["a.py"]
         path.write_text("X = 2\n")
@@ -117,26 +150,29 @@ def test_the_library_is_loaded_without_its_package() -> None:
 LIMITED = """
 import sys, threading
 from pathlib import Path
-from tests.reload.watching import watching
+from tests.reload.watching import made, watching
 folder = Path(sys.argv[1])
 paths = [folder / f"d{number}" / "a.py" for number in range(20)]
 for path in paths:
     path.parent.mkdir()
     path.write_text("")
-with watching(paths) as seen:
+with watching(paths, way=made(sys.argv[2])) as seen:
     paths[3].write_text("X = 1\\n")
     print(seen.names(), seen.watcher.polls, len(seen.logged), *seen.logged)
 """
 
 
+@TOLD
 @pytest.mark.parametrize("limit", ["max_inotify_watches", "max_inotify_instances"])
-def test_the_systems_limit_may_be_reached(tmp_path: Path, limit: str) -> None:
+def test_the_systems_limit_may_be_reached(tmp_path: Path, limit: str, way: str) -> None:
     """Editors and other sites watch, too; what is left is looking."""
-    pytest.importorskip("watchfiles")
+    made(way)
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
     most = {"max_inotify_watches": 5, "max_inotify_instances": 0}[limit]
-    shell = f"echo {most} > /proc/sys/user/{limit} && exec {sys.executable} {script} {tmp_path}"
+    shell = (
+        f"echo {most} > /proc/sys/user/{limit} && exec {sys.executable} {script} {tmp_path} {way}"
+    )
     unshare = shutil.which("unshare")
     if unshare is None:
         pytest.skip("no user namespaces here")
@@ -151,35 +187,67 @@ def test_the_systems_limit_may_be_reached(tmp_path: Path, limit: str) -> None:
     if "unshare" in run.stderr:
         pytest.skip(run.stderr)
     assert run.stdout.startswith("['a.py'] True 1 Looking for changed files every"), run.stderr
-    assert "inotify" in run.stdout
+    assert f"raise fs.inotify.{limit.replace('inotify', 'user')}" in run.stdout or (
+        way == "watchfiles" and "raise fs.inotify.max_user_watches or" in run.stdout
+    )
 
 
-@pytest.mark.parametrize("way", [Polling, Native])
-def test_a_wait_ends_when_it_is_told(way: type[Polling | Native], tmp_path: Path) -> None:
+@WAYS
+def test_a_wait_ends_when_it_is_told(way: str, tmp_path: Path) -> None:
     """A stop should not wait for the next look."""
-    if way is Native:
-        pytest.importorskip("watchfiles")
-        notice: Polling | Native = Native(0.01, lambda: False)
-        notice.cover(places.of([], [str(tmp_path)]), {})
-    else:
-        notice = Polling(lambda: 3600.0)
     before = open_descriptors()
-    waiting = threading.Thread(target=notice.wait, args=(None,))
+    notice = Polling(lambda: 3600.0) if way == "polling" else made(way)(0.01)
+    notice.cover(places.of([], [str(tmp_path)]), {})
+    answers: list[bool] = []
+    waiting = threading.Thread(target=lambda: answers.append(notice.wait(None)))
     waiting.start()
     notice.wake()
     waiting.join(5)
-    assert not waiting.is_alive()
+    assert answers == [False]
     notice.close()
+    notice.wake()  # it may come late
     wait_for(lambda: not open_descriptors() - before)
 
 
-def test_other_files_in_a_watched_directory_wake_nobody(tmp_path: Path) -> None:
+@WAYS
+def test_a_wait_ends_after_a_while(way: str, tmp_path: Path) -> None:
+    """Nobody told anything; when it polls it is time to look."""
+    notice = Polling(lambda: 3600.0) if way == "polling" else made(way)(0.01)
+    notice.cover(places.of([], [str(tmp_path)]), {})
+    began = time.monotonic()
+    assert notice.wait(0.05) is (way == "polling")
+    assert time.monotonic() - began >= 0.045
+    notice.close()
+
+
+@TOLD
+def test_what_was_closed_is_taken_again(way: str, tmp_path: Path) -> None:
+    """Before a restart nothing may be held; if that is refused the watching goes on."""
+    path = tmp_path / "a.py"
+    path.write_text("")
+    before = open_descriptors()
+    make = made(way)
+    watcher = Watcher(
+        Sources({str(path)}.copy), Snapshot(), lambda: 3600.0, 0.01, False, print, make
+    )
+    watcher.look()
+    for text in ("X = 1\n", "X = 22\n"):
+        path.write_text(text)
+        changes = watcher.wait()
+        assert changes is not None
+        assert changes.paths == (str(path),)
+        watcher.close()
+        # The library does so in a thread of its own.
+        wait_for(lambda: not open_descriptors() - before)
+
+
+@TOLD
+def test_other_files_in_a_watched_directory_wake_nobody(tmp_path: Path, way: str) -> None:
     """A database beside the modules is written to all the time."""
-    pytest.importorskip("watchfiles")
     path = tmp_path / "a.py"
     path.write_text("")
     looks = 0
-    with watching([path]) as seen:
+    with watching([path], way=way) as seen:
         before = seen.watcher._changed
 
         def counting() -> Mapping[str, object]:
@@ -199,7 +267,7 @@ def test_polling_can_be_forced(tmp_path: Path) -> None:
     """Where a file system claims to tell, and does not."""
     path = tmp_path / "a.py"
     path.write_text("")
-    with watching([path], polling=True) as seen:
+    with watching([path], way="polling") as seen:
         assert seen.watcher.polls
         assert not seen.logged
 
@@ -220,11 +288,11 @@ def test_a_silent_file_system_is_polled_and_said_so(
         ]
 
 
+@TOLD
 def test_a_silent_file_system_may_come_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """The first template that is opened may be the first file on it."""
-    pytest.importorskip("watchfiles")
     late = os.path.realpath(tmp_path / "late")
     monkeypatch.setattr(
         notices, "silent", lambda folders: (late, "nfs4") if late in folders else None
@@ -233,7 +301,7 @@ def test_a_silent_file_system_may_come_later(
     path.write_text("")
     page.parent.mkdir()
     page.write_text("")
-    with watching([path]) as seen:
+    with watching([path], way=way) as seen:
         assert not seen.watcher.polls
         named = seen.watcher.sources.files()
         assert isinstance(named, set)
@@ -246,33 +314,31 @@ def test_a_silent_file_system_may_come_later(
 
 
 SUSPENDED = """
-import sys, time
+import sys
 from pathlib import Path
-from sitebus.reload.watcher import PATIENCE
-from tests.reload.watching import watching
+from tests.reload.watching import made, watching
 from tests.helpers import wait_for
 path = Path(sys.argv[1])
 path.write_text("")
-with watching([path]) as seen:
-    watcher = seen.watcher
+with watching([path], way=made(sys.argv[2])) as seen:
     # Nothing else is about to make it look.
-    settled = lambda: time.monotonic() - watcher._found_at > 2 * PATIENCE
-    wait_for(lambda: settled() and not watcher.sources.stale)
+    wait_for(lambda: seen.watcher._agenda.left() is None, 20)
     print("watching", flush=True)
     print(seen.names(), flush=True)
 """
 
 
-def test_a_site_that_was_suspended_looks_at_everything(tmp_path: Path) -> None:
+@TOLD
+def test_a_site_that_was_suspended_looks_at_everything(tmp_path: Path, way: str) -> None:
     """Meanwhile more may be told than the system keeps, by a checkout or by somebody's search."""
-    pytest.importorskip("watchfiles")
+    made(way)
     limit = Path("/proc/sys/fs/inotify/max_queued_events")
     if not limit.exists() or int(limit.read_text()) > 100_000:
         pytest.skip("the system keeps everything")
     script, path = tmp_path / "suspended.py", tmp_path / "site" / "a.py"
     script.write_text(SUSPENDED)
     path.parent.mkdir()
-    with Child([sys.executable, script, path]) as child:
+    with Child([sys.executable, script, path, way]) as child:
         child.wait_for_output("watching")
         child.signal(signal.SIGSTOP)
         left, end = int(limit.read_text()), time.monotonic() + 1

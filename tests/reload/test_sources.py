@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sitebus.reload import modules, opened
@@ -291,6 +291,8 @@ def test_patterns_mean_what_they_do_elsewhere(pattern: str, path: str, matches: 
 
 
 @given(st.text(alphabet="ab*?[]!./\\^-", max_size=12))
+@example("[?--]")
+@example("[a---b]")
 def test_any_text_is_a_pattern(text: str) -> None:
     """A strange one matches little, but it is no error."""
     glob = Glob.of(text, "/site")

@@ -13,13 +13,17 @@ from typing import Self
 
 import pytest
 
+from sitebus.reload import notices
+from sitebus.reload.named import Named
+from sitebus.reload.notices import Native, Notices, Polling
 from sitebus.reload.opened import OPENED
 from sitebus.reload.sources import Sources
 from sitebus.reload.stamps import Snapshot
 from sitebus.reload.watcher import Changes, Watcher
 
-#: Both ways of hearing of changes.
-WAYS = pytest.mark.parametrize("polling", [True, False], ids=["polling", "native"])
+#: All ways of hearing of changes, and those in which the system tells.
+WAYS = pytest.mark.parametrize("way", ["polling", "inotify", "watchfiles"])
+TOLD = pytest.mark.parametrize("way", ["inotify", "watchfiles"])
 
 PATIENCE = 10.0
 
@@ -70,7 +74,7 @@ class Watching:
 def watching(
     files: Iterable[str | Path] = (),
     *,
-    polling: bool = False,
+    way: str | Callable[[float], Notices] = "native",
     match: str = "nothing at all",
     watch: Iterable[str] = (),
     ignore: Iterable[str] = (),
@@ -81,7 +85,7 @@ def watching(
     ready: Callable[[Watcher], object] | None = None,
 ) -> Iterator[Watching]:
     """Watch, when the block begins; whatever changes in it is told."""
-    named = {str(each) for each in files}
+    named = files if isinstance(files, set) else Named(str(each) for each in files)
     sources = Sources(lambda: named, lambda: match, watch, ignore)
     sources.failing = failing
     logged: list[str] = []
@@ -90,8 +94,9 @@ def watching(
         snapshot or Snapshot(),
         lambda: frequency,
         debounce,
-        polling,
+        way == "polling",
         logged.append,
+        made(way) if isinstance(way, str) else way,
     )
     OPENED.start()
     try:
@@ -100,9 +105,26 @@ def watching(
             found.logged = logged
             # Native watches are there before the first wait; a look has no need of them.
             _wait_until_covered(watcher)
+            assert way not in ("inotify", "watchfiles") or kind(watcher) == way
             yield found
     finally:
         OPENED.stop()
+
+
+def made(way: str) -> Callable[[float], Notices]:
+    """Answer what makes notices that have the system tell in that *way*."""
+    if way == "watchfiles":
+        pytest.importorskip("watchfiles")
+        return Native
+    if way == "inotify" and sys.platform != "linux":
+        pytest.skip("not Linux")
+    return notices.native
+
+
+def kind(watcher: Watcher) -> str:
+    """Answer in which way *watcher* hears of changes."""
+    names = {Native: "watchfiles", Polling: "polling"}
+    return names.get(type(watcher._notices), "inotify")
 
 
 def _wait_until_covered(watcher: Watcher) -> None:
