@@ -56,21 +56,57 @@ def loop_closing(call, environ, calls):
 """
 
 
+_ASGI_CODE = """
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200,
+                "headers": [(b"content-type", b"text/plain"), (b"content-length", b"5")]})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+async def receive():
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+async def send(message):
+    return None
+
+def loop(call, scope, calls):
+    fresh, turns = scope.copy, range(calls)
+    begun = clock()
+    for _ in turns:
+        try:
+            call(fresh(), receive, send).send(None)
+        except StopIteration:
+            pass
+    return (clock() - begun) / calls
+"""
+
+
 class Row:
     """One thing measured, with the bare application beside it."""
 
     def __init__(self, title: str, limit: float, path: str, *, closing: bool = False) -> None:
         self.title = title
         self.limit = limit
-        self.environ = environ_for(path)
-        self.app, self._loop = _fresh(closing)
-        self._bare, self._bare_loop = _fresh(closing)
+        self.environ = self.request(path)
+        self.app, self._loop = self.fresh(closing)
+        self._bare, self._bare_loop = self.fresh(closing)
         self.site = Site()
         self.bare = self.best = float("inf")
 
+    def request(self, path: str) -> Environ:
+        return environ_for(path)
+
+    def fresh(self, closing: bool) -> tuple[Any, Loop]:
+        names: dict[str, Any] = {"clock": time.process_time_ns}
+        exec(_CODE, names)
+        return names["app"], names["loop_closing" if closing else "loop"]
+
+    @property
+    def face(self) -> Any:
+        return self.site.wsgi
+
     def turn(self) -> None:
         self.bare = min(self.bare, self._bare_loop(self._bare, self.environ, CALLS))
-        self.best = min(self.best, self._loop(self.site.wsgi, self.environ, CALLS))
+        self.best = min(self.best, self._loop(self.face, self.environ, CALLS))
 
     @property
     def added(self) -> float:
@@ -84,10 +120,44 @@ class Row:
         )
 
 
-def _fresh(closing: bool) -> tuple[Any, Loop]:
-    names: dict[str, Any] = {"clock": time.process_time_ns}
-    exec(_CODE, names)
-    return names["app"], names["loop_closing" if closing else "loop"]
+class AsgiRow(Row):
+    """The same through the ASGI face; the coroutine is driven by hand, without an event loop."""
+
+    def request(self, path: str) -> Environ:
+        return scope_for(path)
+
+    def fresh(self, closing: bool) -> tuple[Any, Loop]:
+        names: dict[str, Any] = {"clock": time.process_time_ns}
+        exec(_ASGI_CODE, names)
+        return names["app"], names["loop"]
+
+    @property
+    def face(self) -> Any:
+        return self.site.plain_asgi
+
+
+def scope_for(path: str) -> Environ:
+    """Answer what uvicorn makes of a browser's request."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "server": ("127.0.0.1", 8080),
+        "client": ("127.0.0.1", 43434),
+        "scheme": "http",
+        "method": "GET",
+        "root_path": "",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [
+            (b"host", b"localhost:8080"),
+            (b"user-agent", b"Mozilla/5.0 (X11; Linux x86_64; rv:145.0) Firefox/145.0"),
+            (b"accept", b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+            (b"accept-encoding", b"gzip, deflate, br"),
+        ],
+        "state": {},
+    }
 
 
 def environ_for(path: str) -> Environ:
@@ -123,16 +193,25 @@ def environ_for(path: str) -> Environ:
 def rows(directory: str) -> list[Row]:
     """Answer all rows, each with its site built."""
     return [
-        *(_flat(count) for count in (1, 10, 100, 1_000, 10_000)),
+        *(_flat(count, Row, 700) for count in (1, 10, 100, 1_000, 10_000)),
         *_hostile(),
         _deep(),
         _hosts(),
         *(_production(directory, form) for form in ("combined", "json")),
+        _alone(),
+        *(_flat(count, AsgiRow, 900) for count in (1, 10, 100, 1_000, 10_000)),
     ]
 
 
-def _flat(count: int) -> Row:
-    row = Row(f"{count} mounts", 700, f"/app{count - 1:05}/some/page")
+def _alone() -> Row:
+    row = AsgiRow("ASGI: one application for everything", 900, "/some/page")
+    row.site.mount(row.app)
+    return row
+
+
+def _flat(count: int, kind: type[Row], limit: float) -> Row:
+    face = "ASGI: " if kind is AsgiRow else ""
+    row = kind(f"{face}{count} mounts", limit, f"/app{count - 1:05}/some/page")
     for number in range(count):
         row.site.mount(row.app, f"/app{number:05}")
     return row

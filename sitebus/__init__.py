@@ -15,7 +15,7 @@ from sitebus.mounts import Mount, Site
 from sitebus.process import Engine, Priority, ProcessBus
 
 if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
+    from sitebus.mounts import Application
 
 __version__ = "0.1.0.dev0"
 
@@ -30,7 +30,7 @@ mount = site.mount
 
 
 def quickstart(
-    app: WSGIApplication | None = None,
+    app: Application | None = None,
     path: str = "/",
     bind: str = "127.0.0.1:8080",
     *,
@@ -51,7 +51,8 @@ def quickstart(
         reload: Restart the program when a file changes that it is made of, if the new code works.
         access_log: A file, ``-`` for standard output, or ``off``.
         log_level: The least severe message that is written to standard error.
-        **server: Any other option of ``[server]``, such as ``threads=20``.
+        **server: Any other option of ``[server]``, such as ``threads=20``. Without ``adapter``, an
+            ASGI application is served by uvicorn if that is installed.
 
     Raises:
         SystemExit: It could not start, or did not end well; the reason was printed. An end that

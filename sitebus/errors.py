@@ -274,8 +274,14 @@ class BadInheritance(SitebusError):
     def __str__(self) -> str:
         return (
             f"cannot take the sockets passed by {self.variable}={self.value}: {self.reason}; "
-            "start from the socket unit again, or unset LISTEN_PID"
+            f"{self._remedy}"
         )
+
+    @property
+    def _remedy(self) -> str:
+        if self.variable.startswith("LISTEN_"):
+            return "start from the socket unit again, or unset LISTEN_PID"
+        return f"unset {self.variable}"
 
 
 class CannotRestart(SitebusError):
@@ -1082,6 +1088,8 @@ class LifespanFailed(SitebusError):
         self.name = name
         self.reason = reason
         self.did = did
+        #: The traceback that the application gave as its reason, if it did.
+        self.traceback_text = ""
 
     def __str__(self) -> str:
         return f"the application at {self.name} {self.did}: {self.reason}"

@@ -33,7 +33,8 @@ class Detected(NamedTuple):
     certain: bool = True
 
 
-#: Dotted names of classes whose instances (and subclasses' instances) are applications.
+#: Dotted names of classes whose instances (and subclasses' instances) are applications, and of
+#: functions that are.
 _FRAMEWORKS: dict[str, tuple[Interface, str]] = {
     "flask.app.Flask": ("wsgi", "Flask"),
     "django.core.handlers.wsgi.WSGIHandler": ("wsgi", "Django"),
@@ -43,10 +44,15 @@ _FRAMEWORKS: dict[str, tuple[Interface, str]] = {
     "cherrypy._cptree.Tree": ("wsgi", "CherryPy"),
     "cherrypy._cptree.Application": ("wsgi", "CherryPy"),
     "webob.dec.wsgify": ("wsgi", "WebOb"),
+    "webob.static.DirectoryApp": ("wsgi", "WebOb"),
+    "webob.static.FileApp": ("wsgi", "WebOb"),
     "morepath.app.App": ("wsgi", "Morepath"),
+    "web.application.application.wsgifunc.<locals>.wsgi": ("wsgi", "web.py"),
     "tg.wsgiapp.TGApp": ("wsgi", "TurboGears"),
-    "pecan.core.Pecan": ("wsgi", "Pecan"),
-    "pecan.core.ExplicitPecan": ("wsgi", "Pecan"),
+    "tg.support.registry.RegistryManager": ("wsgi", "TurboGears"),
+    "tg.support.statics.StaticsMiddleware": ("wsgi", "TurboGears"),
+    "pecan.core.PecanBase": ("wsgi", "Pecan"),
+    "pecan.middleware.recursive.RecursiveMiddleware": ("wsgi", "Pecan"),
     "paste.urlmap.URLMap": ("wsgi", "Paste"),
     "whitenoise.base.WhiteNoise": ("wsgi", "WhiteNoise"),
     "socketio.middleware.WSGIApp": ("wsgi", "Socket.IO"),
@@ -74,8 +80,14 @@ _MISTAKES: dict[str, str] = {
     "tornado.web.Application": "Tornado applications speak neither WSGI nor ASGI",
     "web.application.application": "mount what its .wsgifunc() returns",
     "pyramid.config.Configurator": "mount what its .make_wsgi_app() returns",
+    "tg.configurator.base.Configurator": "mount what its .make_wsgi_app() returns",
+    "tg.configuration.app_config.AppConfig": "mount what its .make_wsgi_app() returns",
     "flask.blueprints.Blueprint": "register the blueprint on a Flask application and mount that",
-    "flask.sansio.blueprints.Blueprint": "register it on a Flask application and mount that",
+    "quart.blueprints.Blueprint": "register the blueprint on a Quart application and mount that",
+    "sanic.blueprints.Blueprint": "register the blueprint on a Sanic application and mount that",
+    "fastapi.routing.APIRouter": "include the router in a FastAPI application and mount that",
+    "litestar.router.Router": "give the router to a Litestar application and mount that",
+    "litestar.handlers.base.BaseRouteHandler": "give it to a Litestar application and mount that",
     "flask_socketio.SocketIO": "mount the Flask application it was given",
     "socketio.server.Server": "wrap it in socketio.WSGIApp",
     "socketio.async_server.AsyncServer": "wrap it in socketio.ASGIApp",
@@ -85,7 +97,10 @@ _MISTAKES: dict[str, str] = {
     "builtins.module": "name an attribute of the module, as in module:application",
 }
 
-_WSGI_NAMES = ({"environ", "env", "environment", "wsgi_environ"}, {"start_response", "start"})
+_WSGI_NAMES = (
+    {"environ", "env", "environment", "wsgi_environ"},
+    {"start_response", "start", "start_resp"},
+)
 
 
 def detect(obj: object, said: Interface | None = None, *, reference: str = "") -> Detected:
@@ -127,8 +142,7 @@ def _named(obj: object, reference: str) -> str:
 
 def mistake(obj: object) -> str:
     """Answer what somebody probably meant who mounts *obj*, or "" if it is no known mistake."""
-    known = (_MISTAKES.get(name) for name in _ancestry(obj))
-    return next((hint for hint in known if hint), "")
+    return _MISTAKES.get(_known_as(obj), "")
 
 
 def describe(obj: object) -> str:
@@ -144,19 +158,31 @@ def _kind(obj: object) -> str:
     return f"an instance of {type(obj).__module__}.{type(obj).__qualname__}"
 
 
-def _ancestry(obj: object) -> list[str]:
-    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(obj).__mro__]
+def _known_as(obj: object) -> str:
+    """Answer the dotted name by which *obj* stands in a table, or "".
+
+    Its nearest ancestor decides: a FastAPI router is a Starlette router, and no application.
+    """
+    kinds: list[Any] = list(type(obj).__mro__)
+    if type(obj) is FunctionType:
+        kinds.insert(0, obj)
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+    return next((name for name in names if name in _FRAMEWORKS or name in _MISTAKES), "")
 
 
 def _by_marker(obj: object) -> Detected | None:
+    said = _marked(obj)
+    known = _by_framework(obj)
+    return Detected(said, known.framework if known else "") if said else None
+
+
+def _marked(obj: object) -> Interface | None:
     said = _marker(obj, "__sitebus_interface__")
     if said in INTERFACES:
-        return Detected(said)
+        return said
     if _marker(obj, "_asgi_single_callable"):
-        return Detected("asgi3")
-    if _marker(obj, "_asgi_double_callable"):
-        return Detected("asgi2")
-    return None
+        return "asgi3"
+    return "asgi2" if _marker(obj, "_asgi_double_callable") else None
 
 
 def _marker(obj: object, name: str) -> object:
@@ -169,26 +195,42 @@ def _marker(obj: object, name: str) -> object:
 
 
 def _by_framework(obj: object) -> Detected | None:
-    for name in _ancestry(obj):
-        if name in _FRAMEWORKS:
-            interface, framework = _FRAMEWORKS[name]
-            return Detected(interface, framework)
-    return None
+    known = _FRAMEWORKS.get(_known_as(obj))
+    return Detected(*known) if known else None
 
 
 def _by_shape(obj: Callable[..., Any]) -> Detected | None:
-    if _is_coroutine_function(obj):
-        return Detected("asgi3")
-    import inspect
-
+    awaited = _is_coroutine_function(obj)
     try:
-        signature = inspect.signature(obj)
+        signature = _signature(obj)
     except (TypeError, ValueError):
-        return None  # written in C, and says nothing about itself
+        # Written in C, and says nothing more about itself.
+        return Detected("asgi3") if awaited else None
     found = _by_names(signature)
     if isinstance(obj, type):
         return _of_class(obj, signature, found)
+    if awaited and not (found and found.certain):
+        return Detected("asgi3") if _takes(signature, 3) else None
     return found
+
+
+def _signature(obj: Callable[..., Any]) -> Signature:
+    """A wrapper that names its parameters means them; one of ``*args`` passes them on."""
+    import inspect
+
+    call = _call_of(type(obj))
+    if isinstance(call, staticmethod):
+        obj = call.__func__  # of which inspect would take a self away
+    own = inspect.signature(obj, follow_wrapped=False)
+    return own if _positional(own) else inspect.signature(obj)
+
+
+def _takes(signature: Signature, count: int) -> bool:
+    try:
+        signature.bind(*(None,) * count)
+    except TypeError:
+        return False
+    return True
 
 
 def _of_class(kind: type, signature: Signature, found: Detected | None) -> Detected | None:
@@ -212,12 +254,14 @@ def _by_names(signature: Signature) -> Detected | None:
         return Detected("asgi2")
     if not names and any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
         return None
-    return _by_count(len(required))
+    return _by_count(signature, len(required))
 
 
-def _by_count(count: int) -> Detected | None:
+def _by_count(signature: Signature, count: int) -> Detected | None:
     shapes: dict[int, Interface] = {0: "factory", 2: "wsgi", 3: "asgi3"}
-    return Detected(shapes[count], certain=False) if count in shapes else None
+    if count not in shapes or not _takes(signature, count):
+        return None
+    return Detected(shapes[count], certain=False)
 
 
 def _positional(signature: Signature) -> list[str]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
+import subprocess
+import sys
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sitebus.errors import AppImportError, NotAnApplication, UnclearInterface
 from sitebus.interfaces import Detected, Interface, detect
+from tests.helpers import ROOT, SiteProcess, environment
 
 
 class Called(Exception):
@@ -73,6 +79,28 @@ def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def wsgi_of(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a view of a request an application, as small frameworks do."""
+
+    @functools.wraps(view)
+    def wrapper(environ: Any, start_response: Any) -> Any:
+        return view(environ)
+
+    return wrapper
+
+
+def asgi_of(view: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(view)
+    async def wrapper(scope: Any, receive: Any, send: Any) -> None:
+        await view(scope)
+
+    return wrapper
+
+
+async def view(request: Any) -> Any:
+    raise Called
+
+
 class Objects:
     def wsgi(self, environ: Any, start_response: Any) -> Any:
         raise Called
@@ -112,6 +140,22 @@ class AsgiObject:
 
 class AsgiMiddleware:
     def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        raise Called
+
+
+class AsgiWrappedCall:
+    __call__ = decorated(AsgiObject.__call__)
+
+
+class AsgiStaticCall:
+    __call__ = staticmethod(asgi)
+
+
+class AsgiClass:
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None:
+        raise Called
+
+    def __await__(self) -> Iterator[None]:
         raise Called
 
 
@@ -167,6 +211,16 @@ def marked(interface: str) -> Callable[..., Any]:
         (Objects().asgi, "asgi3", True),
         (AsgiObject(), "asgi3", True),
         (AsgiMiddleware(), "asgi3", True),
+        (AsgiClass, "asgi3", True),
+        (AsgiWrappedCall(), "asgi3", True),
+        (AsgiStaticCall(), "asgi3", True),
+        (AsgiObject().__call__, "asgi3", True),
+        (functools.partial(AsgiObject()), "asgi3", True),
+        (functools.partial(Objects.asgi, Objects()), "asgi3", True),
+        (lambda scope, receive, send: None, "asgi3", True),
+        (asgi_of(view), "asgi3", True),
+        (wsgi_of(view), "wsgi", True),
+        (wsgi_of(factory), "wsgi", True),
         (asgi2, "asgi2", True),
         (Asgi2Class, "asgi2", True),
         (factory, "factory", False),
@@ -184,10 +238,25 @@ def test_the_shape_tells(obj: object, interface: Interface, certain: bool) -> No
     assert detect(obj) == Detected(interface, "", certain)
 
 
-@pytest.mark.parametrize("obj", [anything, decorated(anything), print, lambda a, b, c, d: None])
+@pytest.mark.parametrize(
+    "obj",
+    [
+        anything,
+        decorated(anything),
+        print,
+        lambda a, b, c, d: None,
+        # A view is no application, and async alone does not make it one.
+        view,
+        decorated(view),
+        asgi_with_config,
+        # Nobody calls these by keywords.
+        functools.partial(asgi_with_config, config={}),
+        functools.partial(wsgi_three, config={}),
+    ],
+)
 def test_what_could_be_anything_must_be_said(obj: object) -> None:
     """A wrong guess is a site of 500s."""
-    with pytest.raises(UnclearInterface, match="wsgi: or factory:"):
+    with pytest.raises(UnclearInterface, match="say it: wsgi:"):
         detect(obj)
     assert detect(obj, "wsgi") == Detected("wsgi")
 
@@ -210,6 +279,128 @@ def test_frameworks_are_known_by_their_names() -> None:
     assert detect(ASGIHandler.__new__(ASGIHandler)) == Detected("asgi3", "Django")
     assert detect(cherrypy.tree) == Detected("wsgi", "CherryPy")
     assert detect(flask.Flask("x"), "wsgi") == Detected("wsgi", "Flask")
+
+
+def test_the_check_says_what_is_a_guess(tmp_path: Path) -> None:
+    """An operator may then say it outright, which makes it sure."""
+    (tmp_path / "odd.py").write_text("def app(e, s): ...\n")
+    mounts = ("[mount /a]", "app = odd:app", "[mount /b]", "app = wsgi:odd:app")
+    (tmp_path / "site.ini").write_text("\n".join(mounts))
+
+    with SiteProcess("--check=import", "site.ini", cwd=tmp_path) as child:
+        assert child.wait() == 0
+
+    shown = [line.split() for line in child.output.splitlines()]
+    assert shown == [
+        ["/a", "odd:app", "wsgi", "GUESSED"],
+        ["/b", "wsgi:odd:app", "wsgi", "CERTAIN"],
+    ]
+
+
+#: A module of the gallery, or of a framework, and something in it that a user would mount.
+INSTALLED = (
+    ("flask_app", "app", Detected("wsgi", "Flask")),
+    ("flask_app", "app.wsgi_app", Detected("wsgi")),
+    ("django_app", "application", Detected("wsgi", "Django")),
+    ("django.core.wsgi", "get_wsgi_application", Detected("factory", certain=False)),
+    ("bottle_app", "app", Detected("wsgi", "Bottle")),
+    ("bottle", "default_app()", Detected("wsgi", "Bottle")),
+    ("pyramid_app", "application", Detected("wsgi", "Pyramid")),
+    ("falcon_app", "application", Detected("wsgi", "Falcon")),
+    ("cherrypy_app", "application", Detected("wsgi", "CherryPy")),
+    ("cherrypy", "tree", Detected("wsgi", "CherryPy")),
+    ("webpy_app", "application", Detected("wsgi", "web.py")),
+    ("morepath_app", "application", Detected("wsgi", "Morepath")),
+    ("turbogears_app", "application", Detected("wsgi", "TurboGears")),
+    ("pecan_app", "application", Detected("wsgi", "Pecan")),
+    ("pecan", "Pecan(object())", Detected("wsgi", "Pecan")),
+    ("webob_app", "application", Detected("wsgi", "WebOb")),
+    ("webob_app", "serve_static", Detected("wsgi", "WebOb")),
+    ("dash_app", "server", Detected("wsgi", "Flask")),
+    ("starlette_app", "app", Detected("asgi3", "Starlette")),
+    ("starlette.endpoints", "HTTPEndpoint", Detected("asgi3")),
+    ("starlette.staticfiles", "StaticFiles(directory='.')", Detected("asgi3")),
+    ("fastapi_app", "app", Detected("asgi3", "FastAPI")),
+    ("quart_app", "app", Detected("asgi3", "Quart")),
+    ("litestar_app", "app", Detected("asgi3", "Litestar")),
+    ("sanic_app", "app", Detected("asgi3", "Sanic")),
+    ("falcon_asgi_app", "app", Detected("asgi3", "Falcon")),
+    ("django_asgi_app", "application", Detected("asgi3", "Django")),
+)
+
+#: Something in such a module that is beside what a user meant, and a word of the remedy.
+MISTAKEN = (
+    ("dash_app", "dash", "mount its .server"),
+    ("flask", "Blueprint('x', 'x')", "Flask application"),
+    ("quart", "Blueprint('x', 'x')", "Quart application"),
+    ("sanic", "Blueprint('x')", "Sanic application"),
+    ("fastapi", "APIRouter()", "FastAPI application"),
+    ("litestar_app", "static", "Litestar application"),
+    ("litestar_app", "page", "Litestar application"),
+    ("turbogears_app", "config", ".make_wsgi_app()"),
+    ("tg", "AppConfig()", ".make_wsgi_app()"),
+    ("pyramid.config", "Configurator()", ".make_wsgi_app()"),
+    ("web", "application(())", ".wsgifunc()"),
+    ("falcon_app", "falcon", "name an attribute of the module"),
+)
+
+#: Imports each, and tells what it is: in a process of its own, for frameworks change theirs.
+LOOK = """\
+import importlib, json, sys
+from sitebus.errors import SitebusError
+from sitebus.interfaces import detect
+
+answers = []
+for name, expression in json.loads(sys.argv[1]):
+    try:
+        answers.append(detect(eval(expression, vars(importlib.import_module(name)))))
+    except (SitebusError, ImportError) as error:
+        answers.append(f"{type(error).__name__}: {error}")
+print("", json.dumps(answers), sep="\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def looked() -> dict[tuple[str, str], Any]:
+    """What each of the above was taken for, or why it was not."""
+    asked = [each[:2] for each in (*INSTALLED, *MISTAKEN)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOOK, json.dumps(asked)],
+        env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "examples/gallery")])),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    return dict(zip(asked, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def installed(answer: Any) -> Any:
+    """Skip the test of a framework that is not there, except where all of them should be."""
+    if str(answer).startswith("ModuleNotFoundError") and "CI" not in os.environ:
+        pytest.skip(f"needs examples/gallery/requirements.txt: {answer}")
+    return answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "expression", "expected"), INSTALLED)
+def test_what_frameworks_make_is_known(
+    looked: dict[tuple[str, str], Any], module: str, expression: str, expected: Detected
+) -> None:
+    """The table has their names by heart: a class that has moved would be missed."""
+    assert installed(looked[module, expression]) == list(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "expression", "remedy"), MISTAKEN)
+def test_what_frameworks_have_beside_it_is_known(
+    looked: dict[tuple[str, str], Any], module: str, expression: str, remedy: str
+) -> None:
+    """What was meant is said, not only that this is wrong."""
+    answer = installed(looked[module, expression])
+
+    assert answer.startswith("NotAnApplication: ")
+    assert remedy in answer
 
 
 def impostor(name: str, **members: Any) -> Any:

@@ -664,3 +664,23 @@ def test_what_is_remembered_of_headers_has_an_end_and_no_secrets() -> None:
         check_status(f"299 Made up {number}")
     assert max(len(GOOD_NAMES), len(GOOD_VALUES), len(GOOD_STATUSES)) <= 4000
     assert ask(site.wsgi).code == 200
+
+
+def test_empty_chunks_come_after_the_status() -> None:
+    """A server must have the status before anything of the body, be it nothing (PEP 3333)."""
+
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        start_response("302 Found", [("Location", "/x"), ("Content-Length", "0")])
+        yield b""
+        yield b""
+
+    site = Site()
+    site.mount(app)
+    said: list[str] = []
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        said.append(status)
+
+    environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+    said += [f"chunk {chunk!r}" for chunk in site.wsgi(environ, start_response)]
+    assert said == ["302 Found"]

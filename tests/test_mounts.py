@@ -306,7 +306,6 @@ def test_a_disabled_mount_keeps_its_place_and_serves_nothing(site: Site) -> None
         ("module:app", {}, NotAnApplication),
         (lambda *args: None, {}, UnclearInterface),
         (lambda: None, {}, InterfaceNotServed),
-        (saying("x"), {"interface": "asgi3"}, InterfaceNotServed),
         (None, {"interface": "wsgi"}, NotAnApplication),
         (saying("x"), {"filters": [lambda app: None]}, NotAnApplication),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -195,8 +197,9 @@ class OptionList(Generated):
         about = [section.help, "Any other key is handed on as it is." if section.free else ""]
         # What the default adapter adds; another may add other settings.
         deciding = section.row(section.brings_by)
-        added = section.brings(deciding.default) if deciding else ()
-        settings = [*map(self.option, section.rows), *map(self.option, added)]
+        if deciding:
+            section = section.brings(section, deciding.default)
+        settings = [self.option(row) for row in section.rows]
         return "\n".join([title, "-" * len(title), "", " ".join(about), "", *settings])
 
     def option(self, row: Any) -> str:
@@ -215,6 +218,51 @@ class OptionList(Generated):
     def written(self, row: Any, value: Any) -> str:
         """Answer a default as a file would say it."""
         return "" if value in (None, "", ()) else str(row.kind.format(value))
+
+
+class AdapterTable(Generated):
+    """What each adapter's library can do."""
+
+    def text(self) -> str:
+        from sitebus.servers import BUILT_IN
+
+        heading = ("Adapter", "Speaks", "TLS", "HTTP/2", "WebSocket", "Needs", "")
+        return table("12 12 8 8 10 20 30", [heading, *map(self.row, BUILT_IN)])
+
+    def row(self, name: str) -> Sequence[str]:
+        adapter: Any = adapter_class(name)
+        able = adapter.abilities
+        speaks = " and ".join(each.upper() for each in able.speaks)
+        marks = ["yes" if each else "no" for each in (able.tls, able.http2, able.websocket)]
+        extra = "" if name in ("cheroot", "wsgiref") else code(f"sitebus[{name}]")
+        return (code(name), speaks, *marks, extra or "nothing more", able.note)
+
+
+class ReservedOptions(Generated):
+    """What an adapter's library cannot be told, and what to say instead."""
+
+    def text(self) -> str:
+        from sitebus.servers import BUILT_IN
+
+        return "\n".join(filter(None, map(self.of, BUILT_IN)))
+
+    def of(self, name: str) -> str:
+        module = sys.modules[adapter_class(name).__module__]
+        reserved: dict[str, str] = getattr(module, "RESERVED", {})
+        if not reserved:
+            return ""
+        rows = [(code(f"{name}.{option}"), instead) for option, instead in reserved.items()]
+        heading = [name, "~" * len(name), ""]
+        return "\n".join([*heading, table("35 65", [("Option", "Instead"), *rows])])
+
+
+def adapter_class(name: str) -> type:
+    """Answer an adapter's class, whether or not its library is installed."""
+    from sitebus.servers import BUILT_IN
+
+    module, _, attribute = BUILT_IN[name].partition(":")
+    found: type = getattr(importlib.import_module(module), attribute)
+    return found
 
 
 class CommandLine(Generated):
@@ -250,6 +298,8 @@ def setup(app: Sphinx) -> ExtensionMetadata:
         ExitStatusList,
         OptionList,
         CommandLine,
+        AdapterTable,
+        ReservedOptions,
     ):
         name = "".join(f"-{c.lower()}" if c.isupper() else c for c in directive.__name__)
         app.add_directive(name.lstrip("-"), directive)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from sitebus import config, references, servers
 from sitebus import plugins as shelf
 from sitebus.assembly import parts
 from sitebus.assembly.environment import prepare
+from sitebus.assembly.lifespans import LifespanKeeper
 from sitebus.assembly.startup import Startup
 from sitebus.config import TABLE, Configuration, Option, Override, Section, Table
 from sitebus.config.kinds import Choice
@@ -53,7 +54,9 @@ def table() -> Table:
     server, plugin = TABLE.find("server"), TABLE.find("plugin")
     assert server is not None
     assert plugin is not None
-    whole = TABLE.with_section(server._replace(brings_by="adapter", brings=_adapter_rows))
+    whole = TABLE.with_section(
+        server._replace(brings_by="adapter", brings=_adapters, families=tuple(servers.BUILT_IN))
+    )
     known = plugin._replace(member=plugin_section, members=tuple(shelf.BUILT_IN))
     return whole.with_section(known).with_section(_signals())
 
@@ -86,9 +89,11 @@ def _signals() -> Section:
     return Section("signals", rows, "What the process does about signals.", others=row)
 
 
-def _adapter_rows(name: str) -> Iterable[Row]:
+def _adapters(section: Section, name: str) -> Section:
+    from sitebus.servers import native
+
     # A placeholder is known only later, and the adapter's defaults will do.
-    return () if "$" in name else getattr(servers.find(name), "OPTIONS", ())
+    return section if "$" in name else native.section(section, servers.find(name))
 
 
 def read(
@@ -237,6 +242,8 @@ class Assembly:
         from sitebus.plugins import logs
 
         self.unsubscribe()
+        # The site may be served by somebody else after this.
+        self.site.crossing.loop = self.site.crossing.watched = None
         logs.unconfigure()
 
     def urls(self) -> tuple[str, ...]:
@@ -293,7 +300,7 @@ def assemble(configuration: Configuration, engine: Engine, site: Site) -> Assemb
         assembly.plugins = tuple(_plugins(assembly))
         with assembly.loading():
             assembly.added = tuple(parts.added_plugins(configuration, engine))
-        assembly.servers = tuple(parts.servers(configuration, engine, _application(assembly)))
+        assembly.servers = tuple(parts.servers(configuration, engine, _faces(assembly)))
         assembly.subscribe()
     except BaseException:
         assembly.close()
@@ -306,7 +313,9 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     engine.try_timeout = configuration.one("reload")["try_timeout"]
     yield from parts.logging(configuration, engine, assembly.site)
     yield assembly.bridge
-    yield Startup(engine, assembly)
+    startup = Startup(engine, assembly)
+    yield startup
+    yield LifespanKeeper(engine, assembly.site, startup.refuse, startup.accept)
     if assembly.face is not None and not engine.trying:
         yield from parts.reloading(configuration, engine, assembly.face)
     if not engine.trying:
@@ -314,13 +323,20 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     yield from parts.built_in_plugins(configuration, engine)
 
 
-def _application(assembly: Assembly) -> Callable[..., Any]:
+def _faces(assembly: Assembly) -> servers.Faces:
     """Answer what the servers serve: the site, behind what watches it."""
-    site, serving = assembly.site, assembly.engine.serving
+    engine, site, face = assembly.engine, assembly.site, assembly.face
+    serving, crossing = engine.serving, site.crossing
 
     def locate(environ: Mapping[str, Any]) -> str:
         mount = site.find(dict(environ))
         return mount.name if mount is not None else ""
 
     serving.locate = locate
-    return assembly.face or serving.watch(site.wsgi)
+    crossing.watched = serving.watch(site.wsgi)
+    crossing.loop = lambda: engine.loop
+    threads = [settings["threads"] for settings in assembly.configuration.servers]
+    crossing.threads = max(threads)
+    if face is None:
+        return servers.Faces(crossing.watched, lambda: site.plain_asgi, site.speech)
+    return servers.Faces(face, lambda: face.asgi, site.speech)

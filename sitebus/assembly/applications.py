@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from sitebus import references
 from sitebus.config import Configuration, Settings, Value
-from sitebus.interfaces import detect
+from sitebus.interfaces import Interface, detect
 
 if TYPE_CHECKING:
     from sitebus.mounts import Mount, Site
     from sitebus.targets import Target
+
+
+_SAID: dict[str, Interface | None] = {"auto": None, "wsgi": "wsgi", "asgi": "asgi3"}
 
 
 def mount(configuration: Configuration, settings: Settings, site: Site, target: Target) -> Mount:
@@ -28,6 +31,9 @@ def mount(configuration: Configuration, settings: Settings, site: Site, target: 
         cookie_path=settings["cookie_path"],
         filters=[_filter(configuration, settings, name) for name in settings["filters"]],
         interface=target.detected.interface,
+        path_style=settings["path_style"],
+        lifespan=settings["lifespan"],
+        lifespan_timeout=settings["lifespan_timeout"],
     )
 
 
@@ -40,7 +46,7 @@ def open_application(configuration: Configuration, settings: Settings) -> Target
     from sitebus.targets import Target, examine
 
     text = settings["app"]
-    said = None if settings["interface"] == "auto" else settings["interface"]
+    said = _SAID[settings["interface"]]
     made_by = configuration.app_of(settings)
     if made_by is not None:
         app = made(made_by)

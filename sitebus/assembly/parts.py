@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sitebus import plugins as shelf
@@ -15,6 +15,7 @@ from sitebus.errors import AppImportError, NotAPlugin, SitebusError
 from sitebus.interfaces import describe
 from sitebus.plugins import Plugin
 from sitebus.process import Engine
+from sitebus.servers.hosting import Faces, SiteServer
 
 if TYPE_CHECKING:
     from sitebus.mounts import Site
@@ -27,19 +28,23 @@ _NOT_THEIRS = {"adapter", "bind", "tls_cert", "tls_key", "tls_chain"}
 
 
 def servers(
-    configuration: Configuration, engine: Engine, application: Callable[..., Any]
+    configuration: Configuration, engine: Engine, application: Faces
 ) -> Iterator[ServerAdapter]:
     """Make each server that is to serve *application*."""
     for settings in configuration.servers:
         adapter: Any = adapters.find(settings["adapter"])
         rows = {row.name for row in settings.section.rows} - _NOT_THEIRS
+        own = {name: settings[name] for name in rows}
+        if settings.extras:
+            own["native"] = {key.partition(".")[2]: each for key, each in settings.extras.items()}
+        ours = isinstance(adapter, type) and issubclass(adapter, SiteServer)
         yield adapter(
             engine,
-            application,
+            application if ours else application.wsgi,
             binds=settings["bind"],
             tls=_tls(settings),
             name=settings.name,
-            **{name: settings[name] for name in rows},
+            **own,
         )
 
 
@@ -179,6 +184,7 @@ def face(configuration: Configuration, engine: Engine, site: Site) -> Face | Non
     return Face(
         # Its event streams are no requests that take too long.
         engine.serving.watch(site.wsgi),
+        lambda scope, receive, send: site.plain_asgi(scope, receive, send),
         on_error=told["on_error"],
         details=configuration.site["development_pages"],
         browser=told["browser"],

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from sitebus import trial
 from sitebus.assembly import applications
 from sitebus.assembly.environment import keep
-from sitebus.errors import StartFailed
+from sitebus.errors import LifespanFailed, StartFailed
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Priority
+from sitebus.servers import SiteServer
 
 if TYPE_CHECKING:
     from sitebus.assembly import Assembly
@@ -63,9 +64,16 @@ class Startup(Plugin):
     def refuse(self, error: Exception) -> None:
         """Call the start off because of the user's own code, or show why nothing is served."""
         if self.assembly.face is None:
+            if isinstance(error, LifespanFailed) and error.traceback_text:
+                self.bus.log(error.traceback_text, ERROR)
             self._call_off(error)
         else:
             self._show(error, self.assembly.face)
+
+    def accept(self) -> None:
+        """Show the site again: what kept it from starting is mended."""
+        if self.assembly.face is not None:
+            self.assembly.face.recover()
 
     @listens("trial", priority=Priority.IMPORT)
     def trial(self) -> None:
@@ -78,11 +86,23 @@ class Startup(Plugin):
         """Close the sockets that were passed to this process and that no server asked for."""
         for passed in self.bus.sockets.close_unclaimed():
             self.bus.log(f"closed {passed}, which was passed to this process and nobody binds", 30)
+        self._tell_of_bridges()
 
     @listens("exit")
     def exit(self) -> None:
         """Take the mounts out of the site again."""
         self._unmount_all()
+
+    def _tell_of_bridges(self) -> None:
+        """Say what a server cannot do that some application may want."""
+        asgi = [mount.name for mount in self.assembly.site.mounts if mount.is_asgi]
+        for server in self.assembly.servers:
+            if asgi and isinstance(server, SiteServer) and "asgi" not in server.abilities.speaks:
+                names = ", ".join(asgi) if len(asgi) < 4 else f"{len(asgi)} ASGI applications"
+                self.bus.log(
+                    f"{server.library} serves {names} over a bridge, without WebSocket; "
+                    "adapter = uvicorn serves ASGI by itself"
+                )
 
     def _open_access_log(self) -> None:
         if self.assembly.site.access_log is not None:

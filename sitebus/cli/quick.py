@@ -6,6 +6,7 @@ table to an assembly, and ends like the command does.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,7 @@ from sitebus.plugins.signals import require_main_thread
 from sitebus.process import Engine
 
 if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
-
-    from sitebus.mounts import Site
+    from sitebus.mounts import Application, Site
 
 CALL = "sitebus.quickstart()"
 
@@ -40,7 +39,7 @@ def run(
     engine: Engine,
     site: Site,
     settings: Mapping[str, Any],
-    app: WSGIApplication | None = None,
+    app: Application | None = None,
     path: str = "/",
 ) -> None:
     """Serve *site* until the process is told to end.
@@ -69,7 +68,7 @@ def run(
 
 
 def _serve(
-    engine: Engine, site: Site, settings: Mapping[str, Any], app: WSGIApplication | None, path: str
+    engine: Engine, site: Site, settings: Mapping[str, Any], app: Application | None, path: str
 ) -> int:
     if engine.state != engine.machine.initial:
         raise AlreadyRunning(CALL, engine.state)
@@ -77,18 +76,28 @@ def _serve(
     if app is None and not site.mounts:
         raise UsageError("nothing is mounted; pass an application, or call sitebus.mount() first")
     given = {place: value for place, value in settings.items() if value is not None}
-    configuration = assembly.read(None, overrides=[_override(*each) for each in given.items()])
     mounted = None if app is None else site.mount(app, path)
-    console = Console(sys.stderr, wants_colour(sys.stderr, "auto"))
     try:
+        given = _suiting(site) | given
+        configuration = assembly.read(None, overrides=[_override(*each) for each in given.items()])
+        console = Console(sys.stderr, wants_colour(sys.stderr, "auto"))
         return serve(CALL, configuration, engine, site, console)
     finally:
         if mounted is not None:
             mounted.unmount()
 
 
+def _suiting(site: Site) -> dict[str, Any]:
+    """Answer what suits the applications better than the defaults, if nobody has said it."""
+    from importlib.util import find_spec
+
+    if site.speech() == "wsgi" or os.environ.get("SITEBUS_SERVER__ADAPTER"):
+        return {}
+    return {"server.adapter": "uvicorn"} if find_spec("uvicorn") else {}
+
+
 def _override(place: str, value: object) -> Override:
-    section, _, key = place.rpartition(".")
+    section, _, key = place.partition(".")
     # A dollar sign in code is only that.
     name = ARGUMENTS.get(place, key)
     return Override(section, key, str(value).replace("$", "$$"), f"quickstart({name}=)")

@@ -133,7 +133,7 @@ MOUNT = Section(
             required=True,
         ),
         Option("name", NAME, None, "Its name in access logs; the prefix if unset."),
-        Option("interface", Choice("auto", "wsgi"), "auto", "How the application is called."),
+        Option("interface", Choice("auto", "wsgi", "asgi"), "auto", "How it is called."),
         Option(
             "factory", BOOLEAN, False, "Call what is imported; the application is what returns."
         ),
@@ -149,6 +149,21 @@ MOUNT = Section(
             Choice("keep", "prefix"),
             "keep",
             "Whether cookies set for the whole host are kept to the prefix.",
+        ),
+        Option(
+            "path_style",
+            Choice("auto", "spec", "stripped", "flat"),
+            "auto",
+            "How an ASGI application is told its path; auto is what its framework needs.",
+        ),
+        Option(
+            "lifespan",
+            Choice("auto", "on", "off"),
+            "auto",
+            "Whether an ASGI application's lifespan must work, may be missing, or is left alone.",
+        ),
+        Option(
+            "lifespan_timeout", Duration(0.1), 30.0, "How long it may take to come up, or to end."
         ),
         Option("enabled", BOOLEAN, True, "Whether it is mounted at all."),
     ),

@@ -175,6 +175,9 @@ class Drafts:
         draft = self._wanted(kind, self._spelled(kind, name), origin)
         if draft is not None:
             # A shell's variables shout: find the key that is meant, if it is there.
+            family, _, rest = key.lower().partition("__")
+            if rest and family in draft.section.families:
+                key = f"{family}.{rest}"
             same = (each for each in draft.entries if each.casefold() == key.casefold())
             spelled = key if draft.section.exact_keys else next(same, key.lower())
             self._lay(draft, Entry(spelled, self.environ[variable], origin, self.here))
@@ -189,13 +192,22 @@ class Drafts:
     def overlay(self, overrides: Iterable[Override]) -> None:
         for override in overrides:
             origin = Origin("command line", detail=override.flag)
-            kind, name = split_heading(override.section)
+            kind, name, key = self._split(override)
             if override.section.strip().endswith("."):
                 self.problem(origin, f"nothing follows the dot of {short(override.section)}")
                 continue
             draft = self._wanted(kind, name, origin)
             if draft is not None:
-                self._lay(draft, Entry(override.key, override.text, origin, self.here))
+                self._lay(draft, Entry(key, override.text, origin, self.here))
+
+    def _split(self, override: Override) -> tuple[str, str, str]:
+        """Answer kind, name and key: a key's own dot looks like that between name and key."""
+        kind, name = split_heading(override.section)
+        section = self.table.find(kind)
+        rest, _, last = name.rpartition(".")
+        if section is None or last not in section.families or (kind, name) in self.known:
+            return kind, name, override.key
+        return kind, rest, f"{last}.{override.key}"
 
     def _wanted(self, kind: str, name: str, origin: Origin) -> Draft | None:
         """Answer the draft that a heading names, a new one if need be."""
@@ -261,11 +273,10 @@ class Drafts:
             return
         entry = draft.entries.get(row.name)
         try:
-            rows = draft.section.brings(entry.text if entry else str(row.default))
+            text = entry.text if entry else str(row.default)
+            draft.section = draft.section.brings(draft.section, text)
         except SitebusError as error:
             self.problem(entry.origin if entry else draft.origin, f"{row.name}: {error}")
-        else:
-            draft.section = draft.section.with_rows(rows)
 
     def _add_unwritten(self) -> None:
         for section in self.table.sections:

@@ -90,8 +90,8 @@ def is_secret_name(name: str) -> bool:
     return any(word in folded for word in _SECRET)
 
 
-def _nothing(text: str) -> Iterable[Row]:
-    return ()
+def _as_it_is(section: Section, text: str) -> Section:
+    return section
 
 
 def _nobody(name: str) -> Section | None:
@@ -116,7 +116,8 @@ class Section(NamedTuple):
         heading: reads the argument into what the heading means; raises ValueError.
         opened_by: what an override has to say for a section that the file does not have.
         brings_by: a setting whose text decides on more rows, as ``adapter`` does.
-        brings: answers these rows for that text; raises SitebusError.
+        brings: answers the section with these rows, for that text; raises SitebusError.
+        families: what keys with a dot may begin with, such as a library's name.
         others: answers the row of a key that need not be listed, if it is one that can be said.
         member: answers the section that a heading of that name is, where its settings are known.
         members: the names of those, for hints.
@@ -132,7 +133,8 @@ class Section(NamedTuple):
     heading: Callable[[str], object] = str
     opened_by: str = ""
     brings_by: str = ""
-    brings: Callable[[str], Iterable[Row]] = _nothing
+    brings: Callable[[Section, str], Section] = _as_it_is
+    families: tuple[str, ...] = ()
     others: Callable[[str], Row | None] = _no_row
     member: Callable[[str], Section | None] = _nobody
     members: tuple[str, ...] = ()

@@ -12,60 +12,52 @@ and looks again, so that a drained mount is never entered.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sitebus.errors import BadMountOption, DuplicateMount, InterfaceNotServed, NotAnApplication
-from sitebus.mounts import pages
-from sitebus.mounts.cookies import narrowing_cookies
-from sitebus.mounts.isolation import (
-    GOOD_NAMES,
-    GOOD_STATUSES,
-    GOOD_VALUES,
-    Exchange,
-    Flights,
-    check_chunks,
-    check_header,
-    check_headers,
-    explained,
-    failed,
-    finish,
-    log_error,
-    record_safely,
-    streamed,
-)
+from sitebus.mounts import pages, wsgi
+from sitebus.mounts.cookies import narrowing_cookies, narrowing_cookies_asgi
+from sitebus.mounts.crossing import Crossing
+from sitebus.mounts.isolation import Flights, log_error, record_safely
+from sitebus.mounts.lifespans import TIMEOUT, Lifespan, Lifespans, Mode
 from sitebus.mounts.routing import Place, Table, wire_prefix
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import WSGIApplication, WSGIEnvironment
 
+    from sitebus.asgi import ASGIApplication, Receive, Scope, Send
     from sitebus.interfaces import Interface
     from sitebus.mounts.access import AccessLog
+    from sitebus.mounts.asgi import Answer, Route
+    from sitebus.mounts.wsgi import Serve
 
-    Filter = Callable[[WSGIApplication], WSGIApplication]
+    #: An application of either interface.
+    Application = Callable[..., Any]
+    Filter = Callable[[Any], Any]
     OnError = Callable[["Mount", WSGIEnvironment, BaseException], object]
-    #: Takes the rest of the path beside what an application takes. None: look again.
-    Serve = Callable[[WSGIEnvironment, StartResponse, str], Iterable[bytes] | None]
 
 Slash = Literal["pass", "redirect", "strict"]
 CookiePath = Literal["keep", "prefix"]
+PathStyle = Literal["auto", "spec", "stripped", "flat"]
 
-#: Longer paths are cut by a search that never looks further than the longest prefix.
-_LONG_PATH = 1000
+#: What frameworks expect of ``path`` and ``root_path`` that do not go by the specification.
+_STYLES: dict[str, PathStyle] = {"Falcon": "stripped", "Sanic": "flat"}
 
 
 class Mount:
     """One application at its place in a site; made by ``Site.mount``."""
 
     __slots__ = (
-        "_asked", "_flights", "_serve", "_site", "app", "cookie_path", "enabled", "filters",
-        "framework", "interface", "name", "place", "retired", "slash", "wire",
+        "_answer", "_asked", "_flights", "_lifespan", "_serve", "_site", "app", "cookie_path",
+        "enabled", "filters", "framework", "interface", "name", "path_style", "place", "retired",
+        "slash", "wire",
     )  # fmt: skip
 
     def __init__(
         self,
         site: Site,
-        app: WSGIApplication,
+        app: Application,
         place: Place,
         *,
         name: str | None = None,
@@ -75,8 +67,13 @@ class Mount:
         enabled: bool = True,
         interface: Interface = "wsgi",
         framework: str = "",
+        path_style: PathStyle = "auto",
+        lifespan: Mode = "auto",
+        lifespan_timeout: float = TIMEOUT,
     ) -> None:
         _check_option("slash", slash, get_args(Slash))
+        _check_option("path_style", path_style, get_args(PathStyle))
+        _check_option("lifespan", lifespan, get_args(Mode))
         _check_option("cookie_path", cookie_path, get_args(CookiePath))
         self._site = site
         #: The application as it was given, without its filters.
@@ -94,9 +91,16 @@ class Mount:
         self.wire = wire_prefix(place.prefix)
         #: True once it is unmounted: no request enters any more.
         self.retired = False
+        #: How the paths of an ASGI application are told; never ``auto``.
+        self.path_style = _style(path_style, framework)
         self._flights = Flights()
         self._asked = _filtered(self)
-        self._serve: Serve = site._serving(self)
+        self._lifespan: Lifespan | None = None
+        if self.is_asgi and lifespan != "off":
+            self._lifespan = Lifespan(self._asked, self.name, lifespan, lifespan_timeout)
+        self._serve: Serve
+        self._answer: Answer
+        site._prepare(self)
 
     @property
     def prefix(self) -> str:
@@ -110,6 +114,10 @@ class Mount:
     @property
     def port(self) -> int | None:
         return self.place.port
+
+    @property
+    def is_asgi(self) -> bool:
+        return self.interface.startswith("asgi")
 
     @property
     def in_flight(self) -> int:
@@ -137,21 +145,19 @@ class Mount:
             return pages.plain("500 Internal Server Error")
         return pages.failure(error, self.name, html=pages.wants_html(environ))
 
+    def bare(self, environ: WSGIEnvironment) -> pages.Answer:
+        """Answer what a request for the prefix without a slash gets, if not the application."""
+        if self.slash == "strict":
+            return self._site.not_found(environ)
+        here = pages.quoted(environ.get("SCRIPT_NAME", "") + self.wire) + "/"
+        return _moved(environ, here)
+
     def __repr__(self) -> str:
         return f"<Mount {self.place} {self.framework or self.interface}>"
 
 
-#: What the WSGI face reads once for each request: a look-up by the path's first segment (None where
-#: that does not decide), what serves the root, and a look-up for every case.
-_Route = tuple[
-    "Callable[[str], Mount | None] | None",
-    "Serve",
-    "Callable[[WSGIEnvironment, str], tuple[Serve, str]]",
-]
-
-
 class Site:
-    """Maps (host, port, prefix) to applications; ``site.wsgi`` is itself one."""
+    """Maps (host, port, prefix) to applications; ``site.wsgi`` and ``site.asgi`` are two itself."""
 
     def __init__(
         self,
@@ -171,9 +177,48 @@ class Site:
         self.merge_slashes = merge_slashes
         self.access_log = access_log
         self.on_error: OnError = on_error or log_error
-        self._route = self._routed()
+        self._asgi: ASGIApplication | None = None
+        self._plain_asgi: ASGIApplication | None = None
+        self._asgi_route: Route
+        #: The lifespans of the ASGI applications.
+        self.lifespans = Lifespans(self)
+        #: How requests get to applications of the other interface.
+        self.crossing = Crossing(self)
+        self._route = wsgi.route(self)
         #: The site as a WSGI application; the same object for as long as the site lives.
-        self.wsgi: WSGIApplication = _wsgi_face(self)
+        self.wsgi: WSGIApplication = wsgi.face(self)
+
+    @property
+    def asgi(self) -> ASGIApplication:
+        """The site as an ASGI application; the same object for as long as the site lives."""
+        # Servers tell a coroutine function from others by looking, and take those for ASGI 2.
+        self.plain_asgi  # noqa: B018 - makes both
+        assert self._asgi is not None
+        return self._asgi
+
+    @property
+    def plain_asgi(self) -> ASGIApplication:
+        """The same for who does not look at it: a function that answers what is to be awaited.
+
+        It costs one coroutine less for each request.
+        """
+        if self._plain_asgi is None:
+            # Not before somebody asks: it takes asyncio.
+            from sitebus.mounts import asgi
+
+            with self._changing:
+                if self._plain_asgi is None:
+                    made = asgi.face(self)
+                    self._asgi = asgi.recognisable(made)
+                    for mount in self._mounts.values():
+                        mount._answer = self._answering(mount)
+                    self._asgi_route = asgi.route(self)
+                    self._plain_asgi = made
+        return self._plain_asgi
+
+    def speech(self) -> Literal["wsgi", "asgi"]:
+        """Answer the interface that suits its applications: ASGI as soon as one speaks that."""
+        return "asgi" if any(mount.is_asgi for mount in self.mounts) else "wsgi"
 
     def configure(
         self,
@@ -194,7 +239,7 @@ class Site:
             if access_log is not None:
                 self.access_log = access_log or None
             for mount in self._mounts.values():
-                mount._serve = self._serving(mount)
+                self._prepare(mount)
             strict = self._table.strict if strict_hosts is None else strict_hosts
             self._swap(Table(self._table.hosts, strict=strict))
 
@@ -212,7 +257,7 @@ class Site:
     def find(self, environ: WSGIEnvironment) -> Mount | None:
         """Answer the mount that a request goes to, as the server tells it; None if none does."""
         table = self._table
-        prefixes = table.choose(_host_of(environ), environ.get("SERVER_PORT", ""))
+        prefixes = table.choose(wsgi.host_of(environ), environ.get("SERVER_PORT", ""))
         return prefixes.find(environ.get("PATH_INFO", ""))[0] if prefixes is not None else None
 
     @property
@@ -222,7 +267,7 @@ class Site:
 
     def mount(
         self,
-        app: WSGIApplication,
+        app: Application,
         path: str = "/",
         *,
         host: str | None = None,
@@ -233,9 +278,14 @@ class Site:
         cookie_path: CookiePath = "keep",
         replace: bool = False,
         enabled: bool = True,
-        interface: Interface | None = None,
+        interface: Interface | Literal["asgi"] | None = None,
+        path_style: PathStyle = "auto",
+        lifespan: Mode = "auto",
+        lifespan_timeout: float = TIMEOUT,
     ) -> Mount:
         """Put *app* at *path*, and answer the handle by which it can be drained and unmounted.
+
+        An ASGI application comes up first, by its lifespan, if the site serves already.
 
         Args:
             app: The application; what it is gets detected without calling it.
@@ -246,33 +296,60 @@ class Site:
             name: For logs; the prefix (behind its host) if not given.
             slash: What a request for the bare prefix gets: ``pass`` it to the application with an
                 empty PATH_INFO, ``redirect`` it to the prefix with a slash, or ``strict`` (404).
-            filters: WSGI middleware, each called once with the next application; outermost first.
+            filters: Middleware of the application's own interface, each called once with the next
+                application; outermost first.
             cookie_path: ``prefix`` narrows the application's cookies for "/" to its prefix.
             replace: Put it in the place of a mount that is there already, without a gap.
             enabled: False keeps the place but serves nothing from it.
             interface: What *app* is, where looking at it cannot tell.
+            path_style: How an ASGI application is told the path: as the specification says
+                (``spec``), without the prefix (``stripped``), or without a trace of it (``flat``);
+                what its framework needs if not said.
+            lifespan: Whether an ASGI application must have a lifespan (``on``), may (``auto``), or
+                is not asked (``off``).
+            lifespan_timeout: Seconds it may take to come up, and to end.
 
         Raises:
             BadPrefix, BadHost, BadMountOption: The place or an option makes no sense.
             DuplicateMount: The place is taken.
             NotAnApplication, UnclearInterface, InterfaceNotServed: *app* cannot be served.
             AppImportError: Its own code failed when it was looked at.
+            LifespanFailed: It did not come up; nothing has changed.
+            WouldDeadlock: The site serves, and this is the thread of its event loop.
         """
         place = Place.of(path, host, port)
         found, framework = _checked(app, interface)
         mount = Mount(
             self, app, place, name=name, slash=slash, filters=filters, cookie_path=cookie_path,
-            enabled=enabled, interface=found, framework=framework,
+            enabled=enabled, interface=found, framework=framework, path_style=path_style,
+            lifespan=lifespan, lifespan_timeout=lifespan_timeout,
         )  # fmt: skip
-        with self._changing:
-            old = self._mounts.get(place)
-            if old is not None and not replace:
-                raise DuplicateMount(str(place), mount.name, old.name)
-            self._mounts[place] = mount
-            # Made for the site as it was before the lock was taken.
-            mount._serve = self._serving(mount)
-            self._put(mount, old)
+        self._check_free(mount, replace)
+        try:
+            while True:
+                # Not under the lock: it may take its time.
+                epoch = self.lifespans.join(mount)
+                with self._changing:
+                    old = self._check_free(mount, replace)
+                    if epoch != self.lifespans.epoch:
+                        continue  # it started or stopped without this one
+                    self._mounts[place] = mount
+                    # Made for the site as it was before the lock was taken.
+                    self._prepare(mount)
+                    self._put(mount, old)
+                break
+        except BaseException:
+            self.lifespans.leave(mount)
+            raise
+        if old is not None:
+            self.lifespans.leave(old)
         return mount
+
+    def _check_free(self, mount: Mount, replace: bool) -> Mount | None:
+        old = self._mounts.get(mount.place)
+        if old is not None and not replace:
+            raise DuplicateMount(str(mount.place), mount.name, old.name)
+        return old
 
     def _put(self, mount: Mount, old: Mount | None) -> None:
         if mount.enabled:
@@ -292,225 +369,112 @@ class Site:
                 self._swap(self._table.without_entry(mount.place, mount.wire))
             # After the swap: who finds it retired must not find it again.
             mount.retired = True
+        self.lifespans.leave(mount)
 
     def _swap(self, table: Table[Mount]) -> None:
         self._table = table
-        self._route = self._routed()
+        self._route = wsgi.route(self)
+        if self._plain_asgi is not None:
+            from sitebus.mounts import asgi
 
-    def _routed(self) -> _Route:
-        only = self._table.only
-        nothing = self._answering(_answer_not_found)
-        choose = _choosing(self, nothing)
-        if only is None or only.depth > 1 or self.merge_slashes:
-            return None, nothing, choose
-        root = only.entries.get("")
-        return only.segments.get, nothing if root is None else root._serve, choose
+            self._asgi_route = asgi.route(self)
+
+    def _prepare(self, mount: Mount) -> None:
+        """Make what serves *mount* on either face, for the site as it is configured now."""
+        mount._serve = self._serving(mount)
+        if self._plain_asgi is not None:
+            mount._answer = self._answering(mount)
 
     def _serving(self, mount: Mount) -> Serve:
-        serve = _isolated(mount)
+        if mount.is_asgi:
+            # It is isolated and logged on its own face.
+            return lambda environ, start_response, _: self.crossing.to_wsgi(environ, start_response)
+        serve = wsgi.isolated(mount)
         if mount.slash != "pass":
-            serve = _minding_slash(mount, serve)
-        return self._logged(serve, mount.name)
+            serve = wsgi.minding_slash(mount, serve)
+        return wsgi.logged(serve, mount.name, self.access_log)
 
-    def _answering(self, answer: Callable[[Site, WSGIEnvironment], pages.Answer]) -> Serve:
-        """Answer a serving function for what the site itself says, which no mount is named for."""
+    def _answering(self, mount: Mount) -> Answer:
+        from sitebus.mounts import asgi
 
-        def serve(
-            environ: WSGIEnvironment, start_response: StartResponse, rest: str
-        ) -> Iterable[bytes]:
-            return pages.send(answer(self, environ), environ, start_response)
+        if not mount.is_asgi:
+            return self._across
+        answer = asgi.isolated(mount)
+        if mount.slash != "pass":
+            answer = asgi.minding_slash(mount, answer)
+        return asgi.logged(answer, mount.name, self.access_log)
 
-        return self._logged(serve, "-")
+    async def _across(self, scope: Scope, receive: Receive, send: Send, path: str | None) -> None:
+        if scope["type"] == "websocket":
+            from sitebus.mounts import asgi
 
-    def _logged(self, serve: Serve, name: str) -> Serve:
-        if self.access_log is None:
-            return serve
-        from sitebus.mounts.access import logging_requests
+            await asgi.send_answer(pages.plain("404 Not Found"), scope, send)
+            return
+        await self.crossing.to_asgi(scope, receive, send)
 
-        return logging_requests(serve, name, self.access_log)
+    def not_found(self, environ: WSGIEnvironment) -> pages.Answer:
+        """Answer what a request gets that no mount answers."""
+        if not self.development:
+            return pages.plain("404 Not Found")
+        script = environ.get("SCRIPT_NAME", "")
+        rows = [
+            pages.Row(str(mount.place), pages.quoted(f"{script}{mount.wire}/"), mount.name,
+                      mount.framework or mount.interface)
+            for mount in self.mounts
+            if mount.enabled
+        ]  # fmt: skip
+        path = script + environ.get("PATH_INFO", "")
+        return pages.not_found(path, rows, html=pages.wants_html(environ))
 
+    def merged(self, environ: WSGIEnvironment) -> pages.Answer:
+        """Answer the redirect to a path without several slashes in a row."""
+        import re
 
-def _wsgi_face(site: Site) -> WSGIApplication:
-    def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        while True:
-            by_segment, root, choose = site._route
-            try:
-                path = environ["PATH_INFO"]
-            except KeyError:
-                path = ""
-            rest: str = path
-            if by_segment is None or len(path) > _LONG_PATH:
-                serve, rest = choose(environ, path)
-            else:
-                parts = path.split("/", 2)
-                if len(parts) == 3:
-                    before, segment, after = parts
-                    mount = by_segment(segment)
-                    if mount is None or before:
-                        serve = root
-                    else:
-                        serve, rest = mount._serve, "/" + after
-                else:
-                    mount = by_segment(parts[-1])
-                    if mount is None or path[:1] != "/":
-                        serve = root
-                    else:
-                        serve, rest = mount._serve, ""
-            response = serve(environ, start_response, rest)
-            if response is not None:
-                return response
-
-    return wsgi
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        return _moved(environ, re.sub("//+", "/", pages.requoted(environ, path)))
 
 
-def _choosing(site: Site, nothing: Serve) -> Callable[[WSGIEnvironment, str], tuple[Serve, str]]:
-    """Answer the look-up that knows hosts, deep prefixes and long paths."""
-    table = site._table
-    only = table.only
-    unknown_host = site._answering(_answer_misdirected)
-    merge = site._answering(_answer_merged) if site.merge_slashes else None
-
-    def choose(environ: WSGIEnvironment, path: str) -> tuple[Serve, str]:
-        if merge is not None and "//" in path:
-            return merge, path
-        prefixes = only or table.choose(_host_of(environ), environ.get("SERVER_PORT", ""))
-        if prefixes is None:
-            return unknown_host, path
-        mount, length = prefixes.find(path)
-        if mount is None:
-            return nothing, path
-        return mount._serve, path[length:] if length else path
-
-    return choose
-
-
-def _host_of(environ: WSGIEnvironment) -> str:
-    host: str = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
-    return host
-
-
-def _isolated(mount: Mount) -> Serve:  # noqa: C901 - see below
-    """Answer the function that gives a request to *mount*'s application, and bears with it."""
-    application, prefix, name, flights = mount._asked, mount.wire, mount.name, mount._flights
-    enter, leave = flights.enter, flights.leave
-
-    def serve(  # noqa: C901 - in line, for it is on every request's way
-        environ: WSGIEnvironment, start_response: StartResponse, rest: str
-    ) -> Iterable[bytes] | None:
-        # This runs for every request of the site: the usual answer, a list of one chunk, is
-        # checked in line and sent off without a wrapper.
-        enter(None)
-        if mount.retired:
-            flights.done()
-            return None
-        exchange = Exchange()
-        exchange.begin = start_response
-        exchange.environ = environ
-        exchange.status = ""
-        try:
-            own = environ.copy()
-            if prefix:
-                try:
-                    outer = environ["SCRIPT_NAME"]
-                except KeyError:
-                    outer = ""
-                own["SCRIPT_NAME"] = outer + prefix if outer else prefix
-                own["PATH_INFO"] = rest
-            own["sitebus.mount"] = name
-            result = application(own, exchange.start)
-            if type(result) is not list and type(result) is not tuple:
-                return streamed(result, exchange, environ, mount, flights)
-            status = exchange.status
-            if status in GOOD_STATUSES:
-                if len(result) != 1 or type(result[0]) is not bytes:
-                    check_chunks(result)
-                headers = exchange.headers
-                if type(headers) is not list:
-                    check_headers(headers)
-                for key, value in headers:
-                    if key not in GOOD_NAMES or value not in GOOD_VALUES:
-                        check_header((key, value))
-                exchange.begin = None
-                start_response(status, headers)
-            else:
-                result = finish(exchange, result)
-        except BaseException as error:  # noqa: BLE001 - a stranger's code; see isolation.py
-            flights.done()
-            return failed(explained(error, exchange), exchange, environ, start_response, mount)
-        leave()
-        if flights.awaited:
-            flights.landed()
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else result
-
-    return serve
-
-
-def _minding_slash(mount: Mount, serve: Serve) -> Serve:
-    def serve_minding_slash(
-        environ: WSGIEnvironment, start_response: StartResponse, rest: str
-    ) -> Iterable[bytes] | None:
-        if rest:
-            return serve(environ, start_response, rest)
-        if mount.slash == "strict":
-            return pages.send(_answer_not_found(mount._site, environ), environ, start_response)
-        here = pages.quoted(environ.get("SCRIPT_NAME", "") + mount.wire) + "/"
-        return pages.send(_answer_moved(environ, here), environ, start_response)
-
-    return serve_minding_slash
-
-
-def _filtered(mount: Mount) -> WSGIApplication:
+def _filtered(mount: Mount) -> Application:
     from sitebus.interfaces import describe
 
     app = mount.app
+    if mount.interface == "asgi2":
+        app = _single(app)
     for wrap in reversed(mount.filters):
         app = wrap(app)
         if not callable(app):
             raise NotAnApplication(repr(wrap), f"as a filter, it answered {describe(app)}")
     if mount.cookie_path == "prefix":
-        app = narrowing_cookies(app)
+        narrowing = narrowing_cookies_asgi if mount.is_asgi else narrowing_cookies
+        app = narrowing(app)
     return app
 
 
-def _answer_not_found(site: Site, environ: WSGIEnvironment) -> pages.Answer:
-    if not site.development:
-        return pages.plain("404 Not Found")
-    script = environ.get("SCRIPT_NAME", "")
-    rows = [
-        pages.Row(str(mount.place), pages.quoted(f"{script}{mount.wire}/"), mount.name,
-                  mount.framework or mount.interface)
-        for mount in site.mounts
-        if mount.enabled
-    ]  # fmt: skip
-    path = script + environ.get("PATH_INFO", "")
-    return pages.not_found(path, rows, html=pages.wants_html(environ))
+def _single(app: Application) -> ASGIApplication:
+    """Answer an ASGI 2 application as one of ASGI 3."""
+
+    async def single(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope)(receive, send)
+
+    return single
 
 
-def _answer_misdirected(site: Site, environ: WSGIEnvironment) -> pages.Answer:
-    return pages.plain("421 Misdirected Request")
+def _style(said: PathStyle, framework: str) -> PathStyle:
+    return _STYLES.get(framework, "spec") if said == "auto" else said
 
 
-def _answer_merged(site: Site, environ: WSGIEnvironment) -> pages.Answer:
-    import re
-
-    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    return _answer_moved(environ, re.sub("//+", "/", pages.requoted(environ, path)))
-
-
-def _answer_moved(environ: WSGIEnvironment, path: str) -> pages.Answer:
+def _moved(environ: WSGIEnvironment, path: str) -> pages.Answer:
     query = environ.get("QUERY_STRING", "")
     return pages.redirect(path + (f"?{pages.unbroken(query)}" if query else ""))
 
 
-def _checked(app: object, interface: Interface | None) -> tuple[Interface, str]:
+def _checked(app: object, interface: Interface | Literal["asgi"] | None) -> tuple[Interface, str]:
     from sitebus.interfaces import describe, detect
 
-    found = detect(app, interface)
+    said: Interface | None = "asgi3" if interface == "asgi" else interface
+    found = detect(app, said)
     if found.interface == "factory":
         raise InterfaceNotServed(describe(app), "factory", "call it, and mount what it answers")
-    if found.interface != "wsgi":
-        instead = "this version of the site serves WSGI applications only"
-        raise InterfaceNotServed(describe(app), found.interface, instead)
     return found.interface, found.framework
 
 

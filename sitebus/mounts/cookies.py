@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sitebus.mounts import pages
+from sitebus.mounts.routing import wire_prefix as wired
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from sitebus.asgi import ASGIApplication, Message, Receive, Scope, Send
 
 
 def narrowing_cookies(app: WSGIApplication) -> WSGIApplication:
@@ -30,6 +33,35 @@ def narrowing_cookies(app: WSGIApplication) -> WSGIApplication:
         return app(environ, start)
 
     return narrowed
+
+
+#: Where the application is, for one whose ``root_path`` does not tell.
+ROOT = "sitebus.root_path"
+
+
+def narrowing_cookies_asgi(app: ASGIApplication) -> ASGIApplication:
+    """Answer *app*, its cookies for ``/`` narrowed to the prefix it is mounted at."""
+
+    async def narrowed(scope: Scope, receive: Receive, send: Send) -> None:
+        root = wired(scope.get(ROOT) or scope.get("root_path", ""))
+
+        async def narrow(message: Message) -> None:
+            if root and message.get("headers"):
+                pairs = [_narrowed_bytes(header, root) for header in message["headers"]]
+                message = {**message, "headers": pairs}
+            await send(message)
+
+        await app(scope, receive, narrow)
+
+    return narrowed
+
+
+def _narrowed_bytes(header: tuple[bytes, bytes], path: str) -> tuple[bytes, bytes]:
+    name, value = header
+    if name.lower() != b"set-cookie":
+        return header
+    text = (str(name, "latin-1"), str(value, "latin-1"))
+    return name, _narrowed(text, path)[1].encode("latin-1")
 
 
 def _narrowed(header: tuple[str, str], path: str) -> tuple[str, str]:

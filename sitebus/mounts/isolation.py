@@ -370,9 +370,9 @@ class Stream:
         for chunk in self._iterator or ():
             if type(chunk) is not bytes:
                 check_chunks([chunk])
-            if not chunk and self._exchange.status is not _FORWARDED:
-                return chunk  # lets the server breathe, and promises nothing yet
             if self._exchange.status is not _FORWARDED:
+                if not chunk:
+                    continue  # promises nothing yet; servers must have the status by then
                 self._exchange.forward()
             return None if self._exchange.mute else chunk
         if self._iterator is not None and self._exchange.status is not _FORWARDED:

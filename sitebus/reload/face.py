@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from sitebus.asgi import ASGIApplication, Receive, Scope, Send
 
 OnError = Literal["overlay", "page", "keep"]
 
@@ -26,8 +28,8 @@ HEADER = ("X-Sitebus-Reload", "failed")
 HEARTBEAT = 15.0
 
 #: Added to a page that changes with the reloads: caches must not keep it.
-_FRESH = ("Cache-Control", "no-store")
-_WHOLE = ("etag", "last-modified", "cache-control", "expires", "accept-ranges")
+FRESH = ("Cache-Control", "no-store")
+WHOLE = ("etag", "last-modified", "cache-control", "expires", "accept-ranges")
 #: With these a server would answer that a page has not changed, or send it compressed.
 _CONDITIONS = (
     *("HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_RANGE", "HTTP_RANGE"),
@@ -79,6 +81,12 @@ class Failure(NamedTuple):
     text: str
 
 
+class Box(Protocol):
+    """Where one page's events are put, from any thread; None is the end."""
+
+    def put(self, said: bytes | None, /) -> object: ...
+
+
 class Streams:
     """The event streams of the pages that are open.
 
@@ -92,7 +100,7 @@ class Streams:
         self.boot = boot
         self.most = most
         self._refreshed = 0
-        self._open: list[SimpleQueue[bytes | None]] = []
+        self._open: list[Box] = []
         self._changing = Lock()
         self._closed = False
 
@@ -125,17 +133,8 @@ class Streams:
     def stream(self) -> Iterator[bytes]:
         """Answer one page's events, until it goes, `close` is called, or others need the room."""
         box: SimpleQueue[bytes | None] = SimpleQueue()
-        with self._changing:
-            self._open.append(box)
-            if self._closed:
-                box.put(None)
-            elif len(self._open) > self.most:
-                # The page that has waited longest comes back in a while.
-                self._open[0].put(b"retry: 10000\n\n")
-                self._open[0].put(None)
         try:
-            boot = f"id: {self._refreshed}\nevent: boot\ndata: {self.boot}\n\n"
-            yield f"retry: 100\n{boot}".encode()
+            yield self.join(box)
             while True:
                 try:
                     said = box.get(timeout=HEARTBEAT)
@@ -145,15 +144,36 @@ class Streams:
                     return
                 yield said
         finally:
-            with self._changing:
+            self.leave(box)
+
+    def join(self, box: Box) -> bytes:
+        """Have *box* filled from now on, and answer what comes first."""
+        with self._changing:
+            self._open.append(box)
+            if self._closed:
+                box.put(None)
+            elif len(self._open) > self.most:
+                # The page that has waited longest comes back in a while.
+                self._open[0].put(b"retry: 10000\n\n")
+                self._open[0].put(None)
+            boot = f"id: {self._refreshed}\nevent: boot\ndata: {self.boot}\n\n"
+        return f"retry: 100\n{boot}".encode()
+
+    def leave(self, box: Box) -> None:
+        """Fill *box* no more."""
+        with self._changing:
+            if box in self._open:
                 self._open.remove(box)
 
 
 class Face:
     """The site as visitors see it while it is being worked on; a WSGI application.
 
+    ``asgi`` is the same as an ASGI application.
+
     Args:
-        app: The site.
+        app: The site, as a WSGI application.
+        asgi: The site, as an ASGI application; what is served through `asgi`.
         on_error: What pages show while the code on disk cannot be served: an ``overlay``, a
             ``page`` of their own instead of the site, or nothing (``keep``); the header is on all.
         details: Whether visitors may see why, which quotes code.
@@ -165,6 +185,7 @@ class Face:
     def __init__(
         self,
         app: WSGIApplication,
+        asgi: ASGIApplication | None = None,
         *,
         on_error: OnError = "overlay",
         details: bool = True,
@@ -173,6 +194,7 @@ class Face:
         most: int = 4,
     ) -> None:
         self.app = app
+        self.asgi_app = asgi
         self.on_error = on_error
         self.details = details
         self.browser = browser
@@ -213,7 +235,7 @@ class Face:
         failure = self.failure
         if failure is not None and (self.cold or self.on_error == "page"):
             return self._page(failure, environ, start_response)
-        snippet = self._snippet(failure) if _is_visited(environ) else b""
+        snippet = self.snippet(failure) if _is_visited(environ) else b""
         if failure is None and not snippet:
             return self.app(environ, start_response)
         if snippet and _wants_html(environ):
@@ -221,7 +243,14 @@ class Face:
         marking = _Marking(start_response, snippet, failure is not None)
         return marking.body(self.app(environ, marking.start_response), environ)
 
-    def _snippet(self, failure: Failure | None) -> bytes:
+    async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be the ASGI application."""
+        from sitebus.reload import face_asgi
+
+        await face_asgi.serve(self, scope, receive, send)
+
+    def snippet(self, failure: Failure | None) -> bytes:
+        """Answer what is put into a page."""
         parts = [self._script] if self.browser else []
         if failure is not None and self.on_error == "overlay" and self.details:
             parts.append(_OVERLAY.format_map(_escaped(failure)))
@@ -233,15 +262,21 @@ class Face:
         return SCRIPT % (self.streams.present, EVENTS)
 
     def _events(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        headers = [("Content-Type", "text/event-stream"), _FRESH, ("X-Accel-Buffering", "no")]
+        headers = [("Content-Type", "text/event-stream"), FRESH, ("X-Accel-Buffering", "no")]
         start_response("200 OK", headers)
         return self.streams.stream() if environ.get("REQUEST_METHOD") == "GET" else []
 
     def _page(
         self, failure: Failure, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
+        headers, body = self.page(failure, html=_wants_html(environ))
+        start_response("500 Internal Server Error", headers)
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+
+    def page(self, failure: Failure, *, html: bool) -> tuple[list[tuple[str, str]], bytes]:
+        """Answer the headers and the body of the page that is shown instead of the site."""
         kind, text = "text/plain", "500 Internal Server Error\n"
-        if self.details and _wants_html(environ):
+        if self.details and html:
             kind, text = "text/html", _PAGE.format_map(_escaped(failure))
             if self.browser:
                 text = text.replace("</body>", self._script + "</body>")
@@ -251,11 +286,10 @@ class Face:
         headers = [
             ("Content-Type", f"{kind}; charset=utf-8"),
             ("Content-Length", str(len(body))),
-            _FRESH,
+            FRESH,
             HEADER,
         ]
-        start_response("500 Internal Server Error", headers)
-        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
+        return headers, body
 
 
 class _Marking:
@@ -263,32 +297,44 @@ class _Marking:
 
     def __init__(self, start_response: StartResponse, snippet: bytes, failed: bool) -> None:
         self._start_response = start_response
-        self._snippet = snippet
+        self._insert = Insert(snippet)
         self._failed = failed
-        self._due = False
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
     ) -> Callable[[bytes], object]:
         headers = [*headers, HEADER] if self._failed else list(headers)
-        self._due = bool(self._snippet) and _is_page(status, headers)
-        if self._due:
-            longer = len(self._snippet)
-            headers = [
-                (name, str(int(value) + longer) if name.lower() == "content-length" else value)
-                for name, value in headers
-                if name.lower() not in _WHOLE
-            ]
-            headers.append(_FRESH)
+        headers = self._insert.headers(status, headers)
         write = self._start_response(status, headers, exc_info)
-        return lambda data: write(self._inserted(data))
+        return lambda data: write(self._insert.into(data))
 
     def body(self, chunks: Iterable[bytes], environ: WSGIEnvironment) -> Iterable[bytes]:
         if environ.get("REQUEST_METHOD") == "HEAD":
             return chunks
-        return _Body(chunks, self)
+        return _Body(chunks, self._insert)
 
-    def _inserted(self, chunk: bytes) -> bytes:
+
+class Insert:
+    """A snippet on its way into one page."""
+
+    def __init__(self, snippet: bytes) -> None:
+        self.snippet = snippet
+        self._due = False
+
+    def headers(self, status: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Answer the response's headers, changed if the snippet goes into it."""
+        self._due = bool(self.snippet) and is_page(status, headers)
+        if not self._due:
+            return headers
+        longer = len(self.snippet)
+        changed = [
+            (name, str(int(value) + longer) if name.lower() == "content-length" else value)
+            for name, value in headers
+            if name.lower() not in WHOLE
+        ]
+        return [*changed, FRESH]
+
+    def into(self, chunk: bytes) -> bytes:
         """Put the snippet before the end of the page's body, if *chunk* has that."""
         if not self._due:
             return chunk
@@ -296,11 +342,11 @@ class _Marking:
         if at < 0:
             return chunk
         self._due = False
-        return chunk[:at] + self._snippet + chunk[at:]
+        return chunk[:at] + self.snippet + chunk[at:]
 
     def last(self) -> bytes:
         """What a page that never ended its body still lacks."""
-        rest = self._snippet if self._due else b""
+        rest = self.snippet if self._due else b""
         self._due = False
         return rest
 
@@ -308,14 +354,14 @@ class _Marking:
 class _Body:
     """A response's body with the snippet in it."""
 
-    def __init__(self, chunks: Iterable[bytes], marking: _Marking) -> None:
+    def __init__(self, chunks: Iterable[bytes], insert: Insert) -> None:
         self._chunks = chunks
-        self._marking = marking
+        self._insert = insert
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._chunks:
-            yield self._marking._inserted(chunk)
-        if rest := self._marking.last():
+            yield self._insert.into(chunk)
+        if rest := self._insert.last():
             yield rest
 
     def close(self) -> None:
@@ -324,7 +370,7 @@ class _Body:
             close()
 
 
-def _is_page(status: str, headers: Iterable[tuple[str, str]]) -> bool:
+def is_page(status: str, headers: Iterable[tuple[str, str]]) -> bool:
     """Tell whether something can be put into a response: HTML to show, whole, not compressed."""
     told = {name.lower(): value.strip().lower() for name, value in headers}
     return (

@@ -11,12 +11,20 @@ from collections.abc import Mapping
 
 from sitebus.errors import ServerNotInstalled, UnknownServer
 from sitebus.servers.base import Server, ServerAdapter
+from sitebus.servers.hosting import Abilities, Faces, SiteServer
 from sitebus.servers.tls import TLS
 
-__all__ = ["TLS", "Server", "ServerAdapter", "find"]
+__all__ = ["BUILT_IN", "TLS", "Abilities", "Faces", "Server", "ServerAdapter", "SiteServer", "find"]
 
 GROUP = "sitebus.servers"
-BUILT_IN: Mapping[str, str] = {"cheroot": "sitebus.servers.cheroot:CherootServer"}
+BUILT_IN: Mapping[str, str] = {
+    "cheroot": "sitebus.servers.cheroot:CherootServer",
+    "hypercorn": "sitebus.servers.hypercorn:HypercornServer",
+    "granian": "sitebus.servers.granian:GranianServer",
+    "waitress": "sitebus.servers.waitress:WaitressServer",
+    "wsgiref": "sitebus.servers.wsgiref:WsgirefServer",
+    "uvicorn": "sitebus.servers.uvicorn:UvicornServer",
+}
 
 
 def find(name: str) -> type[ServerAdapter]:

@@ -25,6 +25,7 @@ This is the one module that knows cheroot from inside. What it relies on, docume
 - `HTTPRequest.send_headers()` adds a Date if ``outheaders`` has none and writes the head, and
   nothing else, with one ``conn.wfile.write``.
 - `Gateway_10.get_environ()` makes a new dict; ``respond()`` runs the application.
+- A request has ``rfile``, one of two kinds as ``chunked_read`` says (`_cheroot_input`).
 - ``clear_stats`` puts a row named after ``id(server)`` into ``logging.statistics``.
 
 ``tests/servers/test_cheroot_contract.py`` fails when any of this changes.
@@ -33,24 +34,26 @@ This is the one module that knows cheroot from inside. What it relies on, docume
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from cheroot import server as cheroot_server
 from cheroot import wsgi
 from cheroot.makefile import MakeFile, StreamWriter
 from cheroot.ssl import Adapter
 
+from sitebus.servers._cheroot_input import ChunkedInput, Input
 from sitebus.servers.connections import Door, Doorkeeper
 from sitebus.servers.pool import WorkerPool
 
 if TYPE_CHECKING:
     import ssl
-    import threading
 
 Log = Callable[[str, int, bool], object]
 
@@ -83,6 +86,11 @@ class Gateway(wsgi.Gateway_10):
         environ: dict[str, Any] = super().get_environ()  # type: ignore[no-untyped-call]
         environ["SERVER_NAME"] = connection.door.name
         environ["SERVER_PORT"] = connection.door.port
+        kind = ChunkedInput if self.req.chunked_read else Input
+        environ["wsgi.input"] = kind(self.req.rfile)
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            # cheroot leaves the paths of these as they were written.
+            environ["PATH_INFO"] = unquoted(environ["PATH_INFO"])
         return environ
 
     def respond(self) -> None:
@@ -93,6 +101,12 @@ class Gateway(wsgi.Gateway_10):
         except BaseException as leaving:
             # sys.exit() and the like; cheroot would stop the server, here it is a failed request.
             raise ApplicationLeft(repr(leaving)) from leaving
+
+
+def unquoted(path: str) -> str:
+    """Answer *path* as cheroot has those of other requests: a quoted slash stays one."""
+    kept = re.sub("%2f", "%252F", path, flags=re.IGNORECASE)
+    return unquote_to_bytes(kept.encode("latin-1")).decode("latin-1")
 
 
 class Writer(StreamWriter):
@@ -352,12 +366,12 @@ class HTTPServer(wsgi.Server):
         """
         self._keeper.drain(linger, for_good=for_good)
 
-    def finish(self, grace: float) -> list[tuple[threading.Thread, str]]:
+    def finish(self, grace: float) -> list[tuple[str, str]]:
         """End at once, drained or not.
 
         Returns:
-            The threads that are still inside an application after *grace* seconds, each with the
-            request it serves. They are left to themselves.
+            The threads that are still inside an application after *grace* seconds, by name, each
+            with the request it serves. They are left to themselves.
         """
         self._keeper.cut()
         for connection in self._keeper.connections:
@@ -365,7 +379,7 @@ class HTTPServer(wsgi.Server):
         self.ready = False
         stuck = self.requests.stop(grace)
         busy = self.requests.busy
-        return [(thread, _request_of(busy.get(thread))) for thread in stuck]
+        return [(thread.name, _request_of(busy.get(thread))) for thread in stuck]
 
     def stop(self) -> None:
         """Drain for ``shutdown_timeout`` seconds at most, then end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,8 +25,11 @@ class TLS(NamedTuple):
     key: Path | None = None
     chain: Path | None = None
 
-    def context(self) -> ssl.SSLContext:
+    def context(self, protocols: Sequence[str] = ("http/1.1",)) -> ssl.SSLContext:
         """Read the files into a context for servers, TLS 1.2 at least.
+
+        Args:
+            protocols: What is offered to clients (ALPN), the best first.
 
         Raises:
             CannotRead: A file is missing.
@@ -39,7 +43,7 @@ class TLS(NamedTuple):
             _check_readable(path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(list(protocols))
         passphrase = _Passphrase()
         try:
             _load(context, self.certificate, key, self.chain, passphrase)

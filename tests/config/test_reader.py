@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sitebus.config import Configuration, Option, Override, Table, masked, read
 from sitebus.config.core import TABLE
 from sitebus.config.kinds import Integer
+from sitebus.config.options import Section
 from sitebus.errors import CannotRead, ConfigErrors, ForeignFile, UnknownServer
 from sitebus.mounts.routing import Place
 
@@ -289,16 +290,16 @@ def test_rooms_bring_rows(ini: Reader) -> None:
 def test_a_setting_can_bring_rows(ini: Reader) -> None:
     """Each adapter has settings of its own, and one that is not there is told on its line."""
 
-    def rows(name: str) -> list[Option[int]]:
+    def brings(section: Section, name: str) -> Section:
         if name == "cheroot":
-            return []
+            return section
         if name != "sharded":
             raise UnknownServer(name, ["cheroot", "sharded"])
-        return [Option("shards", Integer(1, 8), 2, "How many shards.")]
+        return section.with_rows([Option("shards", Integer(1, 8), 2, "How many shards.")])
 
     server = TABLE.find("server")
     assert server is not None
-    table = TABLE.with_section(server._replace(brings_by="adapter", brings=rows))
+    table = TABLE.with_section(server._replace(brings_by="adapter", brings=brings))
     assert ini("[server]\nshards = 3\nadapter = sharded\n", table=table).servers[0]["shards"] == 3
     assert "shards" not in ini("", table=table).servers[0]
     with pytest.raises(ConfigErrors, match=r"site.ini:2: adapter: .* did you mean 'sharded'"):

@@ -1,0 +1,475 @@
+"""Serve the site on the engine's listening sockets, whatever library speaks HTTP on them.
+
+`SiteServer` binds, tells when it serves, drains and stops; an adapter on it makes the `Hosted`
+server of one library. From a stop's first moment nothing new is accepted: the sockets stay open
+with the engine, and the kernel keeps newcomers for the next start or the successor, so the port
+never refuses. Only when the process leaves for good are the sockets closed. What was accepted is
+read and answered, with ``Connection: close``. A connection that says nothing is closed after
+``linger`` seconds, during which it may still send a request. What is not done after
+``drain_timeout`` seconds, or when the bus becomes impatient, is left behind.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from sitebus import trial
+from sitebus.config.kinds import DURATION, TEXT
+from sitebus.config.options import Option, Row
+from sitebus.errors import BadServerOption, ServerEnded, SitebusError
+from sitebus.process import Engine, Priority
+from sitebus.servers.base import BindAddr, ServerAdapter, channel_for, prioritized
+from sitebus.sockets.addresses import Address
+
+if TYPE_CHECKING:
+    import ssl
+
+    from sitebus import bridges
+    from sitebus.servers.tls import TLS
+    from sitebus.sockets import Listener
+
+Speech = Literal["wsgi", "asgi"]
+
+#: How often a drain looks whether the bus has become impatient.
+GLANCE = 0.05
+#: How long worker threads may take to end when there is nothing left for them to do.
+GRACE = 0.5
+
+
+class Hosted(Protocol):
+    """The server of one library, for one start and one stop.
+
+    Attributes:
+        serving: Set when it serves, and also when it has ended without.
+        ready: Whether it serves.
+        draining: Whether `drain` was called.
+        drained: Set when the last connection is closed.
+        shut: Set when it accepts nothing any more, and holds no listening socket that could.
+    """
+
+    serving: threading.Event
+    drained: threading.Event
+    shut: threading.Event
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def draining(self) -> bool: ...
+    def start(self) -> object:
+        """Serve until drained or finished; raises what keeps it from serving."""
+
+    def stop(self) -> object:
+        """End; for those who know nothing of drains."""
+
+    def drain(self, linger: float, *, for_good: bool = False) -> None:
+        """Accept nothing more and answer the rest with ``Connection: close``; does not wait.
+
+        *for_good*: nobody will accept after us, so those the kernel has accepted are served too.
+        """
+
+    def finish(self, grace: float) -> Sequence[tuple[str, str]]:
+        """End at once, drained or not, and wait *grace* seconds for what is still inside.
+
+        Returns:
+            Who is still busy then, and with what.
+        """
+
+
+class Abilities(NamedTuple):
+    """What a server library can do, for the table in the docs and for refusals."""
+
+    speaks: tuple[Speech, ...]
+    tls: bool = True
+    unix: bool = True
+    http2: bool = False
+    websocket: bool = False
+    #: What is peculiar, in one sentence.
+    note: str = ""
+
+
+class Faces(NamedTuple):
+    """A site as servers see it: the same applications through either interface."""
+
+    wsgi: Callable[..., Any]
+    #: Answers the ASGI application: to make one takes asyncio, which not every site needs.
+    asgi: Callable[[], Callable[..., Any]]
+    #: Which of the two its applications rather speak.
+    speech: Callable[[], Speech]
+
+
+class SiteServer(ServerAdapter):
+    """One or several listening sockets in front of one server of a library.
+
+    Args:
+        bus: The engine, whose sockets are used.
+        application: A WSGI or ASGI application, or a site's `Faces`.
+        binds: Where to listen.
+        threads: How many WSGI requests are served at once.
+        drain_timeout: Seconds that a stop waits for requests to be finished.
+        linger: Seconds that a stop leaves to connections that say nothing.
+        timeout: Seconds after which a silent client is given up.
+        tls: The certificate, for HTTPS on every socket.
+        backlog: How many connections the kernel keeps until they are accepted.
+        max_header: The longest request head in bytes; 0 is any.
+        max_body: The longest request body in bytes; 0 is any.
+        server_header: What the Server header says.
+        name: Names the threads, and this server in messages.
+        native: The library's own options by their names there, as text or as it takes them.
+    """
+
+    OPTIONS: ClassVar[tuple[Row, ...]] = (
+        Option("linger", DURATION, 0.2, "How long a stop leaves open what says nothing."),
+        Option("server_header", TEXT, "sitebus", "What the Server header says."),
+    )
+    #: What the library can do.
+    abilities: ClassVar[Abilities] = Abilities(("wsgi",))
+    #: Its name, and what its native options begin with.
+    library: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        bus: Engine,
+        application: Any,
+        *,
+        binds: Sequence[Address | str | int | tuple[str, int]] = ("127.0.0.1:8080",),
+        threads: int = 10,
+        drain_timeout: float = 30.0,
+        linger: float = 0.2,
+        timeout: float = 10.0,
+        tls: TLS | None = None,
+        backlog: int = 1024,
+        max_header: int = 64 << 10,
+        max_body: int = 0,
+        server_header: str = "sitebus",
+        name: str = "main",
+        native: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.binds = tuple(Address.parse(bind) for bind in binds)
+        super().__init__(bus, None, _bind_addr(self.binds[0]))
+        self.application = application
+        self.threads = threads
+        self.drain_timeout = drain_timeout
+        self.linger = linger
+        self.timeout = timeout
+        self.tls = tls
+        self.backlog = backlog
+        self.max_header = max_header
+        self.max_body = max_body
+        self.server_header = _checked_header(server_header)
+        self.name = name
+        if tls is not None and not self.abilities.tls:
+            raise BadServerOption("tls_cert", str(tls.certificate), f"{self.library} has no TLS")
+        self.native = self.checked(native or {})
+        self._listeners: tuple[Listener, ...] = ()
+        self._context: ssl.SSLContext | None = None
+        self._bind_failed = False
+        self._drain_until = 0.0
+        self._bridge_threads: bridges.Threads | None = None
+
+    # What an adapter says.
+
+    def make(self) -> Hosted:
+        """Make the library's server, on copies of `listeners`."""
+        raise NotImplementedError
+
+    @classmethod
+    def checked(cls, native: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer *native* options as the library takes them.
+
+        Raises:
+            UnknownNativeOption: It has no such option.
+            BadServerOption: It has, and takes no such value, or sitebus decides it.
+        """
+        from sitebus.servers.native import read
+
+        return read(cls.library, native, {}, {})
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Use *context* for connections from now on; while serving."""
+
+    def reopen(self) -> None:
+        """Do what a graceful asks for besides; while serving."""
+
+    # What an adapter asks.
+
+    @property
+    def speech(self) -> Speech:
+        """What the library shall speak with the application: what that speaks, if it can."""
+        speaks = self.abilities.speaks
+        if len(speaks) == 1:
+            return speaks[0]
+        app = self.application
+        wanted = app.speech() if isinstance(app, Faces) else _speech_of(app)
+        return wanted if wanted in speaks else speaks[0]
+
+    def face(self, speech: Speech) -> Any:
+        """Answer the application as one that speaks *speech*: itself, or behind a bridge."""
+        app = self.application
+        if isinstance(app, Faces):
+            return app.wsgi if speech == "wsgi" else app.asgi()
+        own = _speech_of(app, speech)
+        if own == speech:
+            return app
+        from sitebus import bridges
+
+        if speech == "wsgi":
+            return bridges.to_wsgi(app, lambda: self.bus.loop)
+        if self._bridge_threads is None:
+            self._bridge_threads = bridges.Threads(self.threads, f"{self.library} {self.name}")
+        return bridges.to_asgi(app, self._bridge_threads)
+
+    def announcing(self, app: Callable[..., Any]) -> Callable[..., Any]:
+        """Answer *app*, a WSGI application, with the bus told of each thread it is called in.
+
+        For libraries with threads of their own. Who asks the bus for something from within a
+        request must not wait for an end that waits for the request.
+        """
+        return announcing(app, self._roll, self._tell)
+
+    # The rest is the same for all.
+
+    def subscribe(self) -> None:
+        """Listen on the bus: bind early, start late, stop early, reread the certificate."""
+        self._listen("start", self.bind, Priority.BIND)
+        super().subscribe()
+        # Before any server stops, so that several drain at the same time.
+        self._listen("stop", self.drain, Priority.DRAIN)
+        self._listen("graceful", self.graceful, Priority.DEFAULT)
+        self._listen("trial", self.trial, Priority.BIND)
+
+    def unsubscribe(self) -> None:
+        """Take back `subscribe`; a running server goes on running."""
+        self.bus.unsubscribe(channel_for(self.bus, "trial"), self.trial)
+        self.bus.unsubscribe(channel_for(self.bus, "graceful"), self.graceful)
+        self.bus.unsubscribe(channel_for(self.bus, "stop"), self.drain)
+        super().unsubscribe()
+        self.bus.unsubscribe(channel_for(self.bus, "start"), self.bind)
+
+    @prioritized(Priority.BIND)
+    def bind(self) -> None:
+        """Read the certificate and take the sockets, while that may still be permitted."""
+        self._bind_failed = True
+        self._take_sockets()
+        self._bind_failed = False
+
+    @prioritized(Priority.BIND)
+    def trial(self) -> None:
+        """Read the certificate, and bind what the process that tries this one does not hold."""
+        self._read_certificate()
+        held = trial.held()
+        for bind in self.binds:
+            # Descriptors and systemd's sockets are not passed to a trial.
+            if bind.kind in ("tcp", "unix") and str(bind) not in held:
+                self.bus.sockets.bind(bind)
+
+    def _take_sockets(self) -> None:
+        self._read_certificate()
+        sockets = self.bus.sockets
+        self._listeners = tuple(
+            sockets.bind(address, backlog=self.backlog)
+            for bind in self.binds
+            for address in sockets.expand(bind)
+        )
+
+    @prioritized(Priority.SERVE)
+    def start(self) -> None:
+        """Start serving; see `ServerAdapter.start`."""
+        if self.running:
+            self.bus.log(f"Already serving on {self.description}")
+            return
+        if self._bind_failed:
+            # One start calls all its listeners, whatever failed before; it was said already.
+            self._bind_failed = False
+            return
+        if not self._listeners:
+            self._take_sockets()
+        self.httpserver = self.make()
+        self._capacity[self] = self.threads
+        try:
+            super().start()
+        except BaseException:
+            self._finish(self.httpserver)
+            raise
+
+    def wait(self) -> None:
+        """Return when the server has said that it serves; raise what ended it instead."""
+        server = self._server
+        server.serving.wait()
+        if not server.ready:
+            self._ended.wait()
+            self._raise_interrupt()
+            raise ServerEnded(self._name, "before it was ready")
+
+    def drain(self) -> None:
+        """Accept nothing more, from now on; `stop` waits for the rest."""
+        if self.running and not self._server.draining:
+            self._drain_until = time.monotonic() + self.drain_timeout
+            leaving = self.bus.leaving
+            self._server.drain(self.linger, for_good=leaving)
+            if leaving and self._server.shut.wait(GRACE):
+                # Nobody will answer here again: a client had better be refused than kept waiting.
+                for listener in self._listeners:
+                    self.bus.sockets.close(listener)
+
+    @prioritized(Priority.SERVER_STOP)
+    def stop(self) -> None:
+        """Drain, and return when all is answered or the time is over."""
+        if not self.running:
+            self.bus.log(f"HTTP Server {self.name} already shut down")
+            return
+        self.drain()
+        # Its thread may end from here on without being missed.
+        self.running = False
+        self._wait_drained(self._server)
+        self._finish(self._server)
+        self.bus.log(f"HTTP Server {self.name} shut down")
+
+    def graceful(self) -> None:
+        """Read the certificate again, for connections from now on; a bad one changes nothing."""
+        if not self.running:
+            return
+        self.reopen()
+        if self.tls is not None:
+            self._read_certificate()
+            assert self._context is not None
+            self.renew(self._context)
+
+    @property
+    def bound_addr(self) -> BindAddr:
+        """Where the first socket listens, with its real port."""
+        return _bind_addr(self.addresses[0])
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where all sockets listen, with real ports; before they are bound, where they will."""
+        return tuple(listener.address for listener in self._listeners) or self.binds
+
+    @property
+    def description(self) -> str:
+        """Where this server is bound, for people."""
+        return ", ".join(
+            address.url(self.scheme) if address.kind == "tcp" else str(address)
+            for address in self.addresses
+        )
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls is None else "https"
+
+    @property
+    def _server(self) -> Hosted:
+        server: Hosted = self.httpserver
+        return server
+
+    def _read_certificate(self) -> None:
+        if self.tls is None:
+            return
+        try:
+            self._context = self.tls.context(self.protocols)
+        except SitebusError as error:
+            if self._context is None:
+                raise
+            self.bus.log(f"{error}; keeping the certificate that was read before", level=40)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """What is offered to clients over TLS (ALPN, RFC 7301)."""
+        return ("h2", "http/1.1") if self.abilities.http2 else ("http/1.1",)
+
+    def _report_end(self) -> None:
+        # Nobody left to drain: it may end before it is stopped.
+        if self.interrupt is not None or not self._server.draining:
+            super()._report_end()
+
+    def _wait_drained(self, server: Hosted) -> None:
+        while not server.drained.wait(GLANCE):
+            if self.bus.impatient or time.monotonic() >= self._drain_until:
+                return
+
+    @property
+    def _roll(self) -> set[int]:
+        roll: set[int] | None = getattr(self.bus, "serving_threads", None)
+        return set() if roll is None else roll
+
+    def _tell(self, channel: str) -> None:
+        self.bus.publish(channel)
+
+    @property
+    def _capacity(self) -> dict[object, int]:
+        """What each server says it can serve at once; nobody looks where there is no engine."""
+        serving = getattr(self.bus, "serving", None)
+        return serving.capacity if serving is not None else {}
+
+    def _finish(self, server: Hosted) -> None:
+        stuck = server.finish(GRACE)
+        self._capacity.pop(self, None)
+        if self._thread is not None:
+            self._thread.join(GRACE)
+        if self._bridge_threads is not None:
+            self._bridge_threads.stop(GRACE)
+            self._bridge_threads = None
+        waited = time.monotonic() - (self._drain_until - self.drain_timeout)
+        for who, what in stuck:
+            self.bus.log(f"{who!r} is still busy with {what} after {waited:.1f} s; left behind", 30)
+
+
+def announcing(
+    app: Callable[..., Any], roll: set[int], tell: Callable[[str], object]
+) -> Callable[..., Any]:
+    """Answer *app* so that each thread that calls it is on the *roll* before it does."""
+    here = threading.local()
+
+    def announced(environ: Any, start_response: Any) -> Any:
+        if not hasattr(here, "listed"):
+            here.listed = _Listed(roll, tell)
+        return app(environ, start_response)
+
+    return announced
+
+
+class _Listed:
+    """A thread's entry in the roll, gone with the thread."""
+
+    def __init__(self, roll: set[int], tell: Callable[[str], object]) -> None:
+        self.roll = roll
+        self.tell = tell
+        self.ident = threading.get_ident()
+        roll.add(self.ident)
+        self._say("acquire_thread")
+
+    def __del__(self) -> None:
+        # A thread's locals go when it ends, in the thread itself.
+        self.roll.discard(self.ident)
+        self._say("release_thread")
+
+    def _say(self, channel: str) -> None:
+        # What listeners raise is logged by the bus, and no business of a request's.
+        with suppress(Exception):
+            self.tell(channel)
+
+
+def _speech_of(app: Any, otherwise: Speech = "wsgi") -> Speech:
+    from sitebus.interfaces import detect
+
+    try:
+        return "asgi" if detect(app).interface.startswith("asgi") else "wsgi"
+    except SitebusError:
+        return otherwise  # who made the server knows what it serves
+
+
+def _checked_header(text: str) -> str:
+    from sitebus.mounts.isolation import check_header
+
+    try:
+        check_header(("Server", text))
+    except ValueError as error:
+        raise BadServerOption("server_header", text, str(error)) from None
+    return text
+
+
+def _bind_addr(address: Address) -> tuple[str, int] | str:
+    return (address.host, address.port) if address.kind == "tcp" else address.path or str(address)
