@@ -1,0 +1,79 @@
+"""The sockets of a server that does not show them: found among the descriptors of the process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+_FOLDERS = ("/proc/self/fd", "/dev/fd")
+_WILD = {"0.0.0.0", "::"}
+
+
+class Place(NamedTuple):
+    """Where a listening socket listens, as those that it accepted are known by."""
+
+    family: int
+    #: Empty for every address of the host.
+    host: str | bytes
+    port: int
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> Place:
+        name = sock.getsockname()
+        if isinstance(name, tuple):
+            return cls(sock.family, "" if name[0] in _WILD else name[0], name[1])
+        return cls(sock.family, name, 0)
+
+    def has(self, sock: socket.socket) -> bool:
+        """Tell whether *sock* was accepted here."""
+        family, host, port = Place.of(sock)
+        return (self.family, self.port) == (family, port) and self.host in ("", host)
+
+
+def connections(places: list[Place]) -> Iterator[socket.socket]:
+    """Yield copies of the connections accepted at *places*; each is closed after its turn."""
+    for fd in _descriptors():
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            # A copy, so that it stays the same socket however soon its owner closes it.
+            with socket.socket(fileno=os.dup(fd)) as sock:
+                sock.getpeername()  # or it is no connection
+                if any(place.has(sock) for place in places):
+                    yield sock
+
+
+def _descriptors() -> list[int]:
+    for folder in _FOLDERS:
+        if os.path.isdir(folder):
+            return [int(name) for name in os.listdir(folder)]
+    return []
+
+
+def dead_listener(family: int) -> socket.socket:
+    """Make a listening socket of the sort that *family* is, to which nobody ever connects.
+
+    ``accept()`` finds nobody there, and no error.
+    """
+    if family == socket.AF_UNIX:
+        dead = socket.socket(socket.AF_UNIX)
+        with tempfile.TemporaryDirectory() as folder:
+            # Without a name it cannot be found, not even by accident.
+            dead.bind(f"{folder}/nobody")
+    else:
+        dead = socket.socket()
+        # Linux has sixteen million addresses for itself alone, others have one.
+        net = (
+            [secrets.randbelow(254) + 1 for _ in range(3)] if sys.platform == "linux" else [0, 0, 1]
+        )
+        dead.bind((f"127.{net[0]}.{net[1]}.{net[2]}", 0))
+    dead.setblocking(False)
+    dead.listen(1)
+    return dead

@@ -1,0 +1,389 @@
+"""uvicorn's HTTP and WebSocket protocols on the engine's event loop, with a way in and out of ours.
+
+uvicorn parses requests, runs applications and writes responses; that is kept as it is, and next to
+nothing is added per request. Its `Server` is not used: it binds, catches signals, wakes ten times a
+second for as long as it lives, and when it stops it closes connections that it has accepted and not
+read, and kept-alive ones under their clients.
+
+- The Date header is made by the first request of a second and thrown away by a timer at its end,
+  so that a site that nobody asks anything has no timer.
+- Silent clients are given up: one timer for each connection that has not spoken, and a round every
+  ``timeout`` seconds, as long as there is anybody, for those that stopped in the middle of a head.
+- The drain is ours; see `Server.leave`.
+- Protocols are mended in `sitebus.servers._uvicorn_protocols`.
+
+These are the modules that know uvicorn from inside. What they rely on, documented or not:
+
+- ``Config.load()`` makes ``http_protocol_class``, ``ws_protocol_class``, ``encoded_headers`` and
+  ``loaded_app``, calling the application without arguments to see whether it is a factory (which is
+  why it never sees ours); what it wraps around that has the inner one as ``app``. Protocols read
+  all of these, and ``timeout_keep_alive``, when they are made.
+- A protocol is made with ``config``, ``server_state`` and ``app_state``, those for HTTP with
+  ``_loop``. It adds itself to ``server_state.connections`` first of all when it is connected (one
+  for a WebSocket instead of the one for HTTP), and leaves with ``discard`` or ``remove``. It logs
+  to ``logger``, and requests where ``access_log`` is true. Requests are in ``server_state.tasks``,
+  and take ``server_state.default_headers`` when they begin.
+- One for HTTP/1.1 has ``transport``, ``cycle``, ``timeout_keep_alive`` and
+  ``timeout_keep_alive_task``; it cancels that when it receives anything, and sets it when a
+  response is complete, to call ``timeout_keep_alive_handler``. ``cycle`` is the last request whose
+  head is complete: its ``response_started``, ``response_complete``, ``more_body``, ``scope``,
+  ``keep_alive``, ``transport`` and ``default_headers``; ``Connection: close`` in these is heeded,
+  with ``transport.close()`` after the response.
+- `HttpToolsProtocol` keeps a head of any length; ``send_400_response(text)`` answers and closes.
+  It sends chunks to clients of HTTP/1.0 unless its ``cycle`` has another ``chunked_encoding`` than
+  None; then no more bytes than ``expected_content_length``, which must be 0 at the end.
+- One for HTTP/2 (`zttp`) has ``cycles`` instead of ``cycle``, and ``conn.close(0, last_stream_id)``
+  queues a GOAWAY that ``flush()`` sends. What chooses between the two has ``timeout_task`` and the
+  ``buffer`` of what it has read.
+- One for WebSocket has ``handshake_complete``, or ``handshake_completed_event``, writes the
+  handshake with ``transport.write``, and ``shutdown()`` sends 1012 and closes the transport.
+
+``tests/servers/test_uvicorn_contract.py`` fails when any of this changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.server import ServerState
+
+from sitebus.servers._uvicorn_parting import Parting, Protocol
+from sitebus.servers._uvicorn_protocols import Log, is_running
+from sitebus.servers.arrivals import Arrivals
+from sitebus.servers.looped import LoopServer
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    import uvicorn
+
+#: What tells a client that this was the last answer on its connection.
+CLOSE = (b"connection", b"close")
+#: The id that no HTTP/2 stream can pass: all that come are still answered (RFC 9113, 6.8).
+LAST_STREAM = 2**31 - 1
+#: Seconds that a client of WebSocket or HTTP/2 has to hang up when it was told to.
+FAREWELL = 1.0
+#: Seconds that tasks have to end when they are cancelled.
+CUT = 0.4
+
+
+class Crowd(set[Protocol]):
+    """Connections; tells of each that comes, and whenever one leaves."""
+
+    def __init__(self, came: Callable[[Protocol], object], left: Callable[[], object]) -> None:
+        super().__init__()
+        self._came = came
+        self._left = left
+
+    def add(self, connection: Protocol) -> None:
+        super().add(connection)
+        self._came(connection)
+
+    def discard(self, connection: Protocol) -> None:
+        super().discard(connection)
+        self._left()
+
+    # Some look whether they are there, and some do not.
+    remove = discard
+
+
+class _WithoutClose:
+    """Leaves out ``Connection: close`` for the length of a block."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._was = state.closing
+
+    def __enter__(self) -> None:
+        self._say(False)
+
+    def __exit__(self, *_: object) -> None:
+        self._say(self._was)
+
+    def _say(self, closing: bool) -> None:
+        if self._was:
+            self._state.closing = closing
+            self._state.forget_headers()
+
+
+class State(ServerState):
+    """What all connections share."""
+
+    def __init__(self, config: uvicorn.Config, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self.forget_headers()
+        self._config = config
+        self._loop = loop
+        #: Whether responses say that their connection is closed.
+        self.closing = False
+
+    @cached_property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
+        """What is in every response; made anew by the first request of each second."""
+        headers = list(self._config.encoded_headers)
+        if self._config.date_header:
+            now = time.time()
+            headers.insert(0, (b"date", formatdate(now, usegmt=True).encode("ascii")))
+            self._loop.call_later(1 - now % 1, self.forget_headers)
+        if self.closing:
+            headers.append(CLOSE)
+        return headers
+
+    def forget_headers(self) -> None:
+        self.__dict__.pop("default_headers", None)
+
+    def without_close(self) -> _WithoutClose:
+        return _WithoutClose(self)
+
+
+class Server(LoopServer):
+    """uvicorn's protocols behind listening sockets that somebody else owns.
+
+    Args:
+        loop: The running loop, in a thread of its own.
+        sockets: Copies of listening sockets.
+        config: What `configure` has made.
+        context: For TLS.
+        timeout: Seconds a client may be silent.
+        name: What this server is called in messages.
+        log: What the protocols log to.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Sequence[socket.socket],
+        config: uvicorn.Config,
+        *,
+        context: ssl.SSLContext | None,
+        timeout: float,
+        name: str,
+        log: Log,
+    ) -> None:
+        super().__init__(loop, sockets)
+        self._log = log
+        self.name = name
+        self._config = config
+        self._timeout = timeout
+        self._linger: float | None = None
+        self._state = State(config, loop)
+        self._crowd = self._state.connections = Crowd(self._came, self._tell)
+        self._change = asyncio.Event()
+        self._over: asyncio.Future[None] = loop.create_future()
+        # Those that were in the middle of a head at the last round, each with its last request.
+        self._halves: dict[Protocol, Any] = {}
+        self._round: asyncio.TimerHandle | None = None
+        make: Any = config.http_protocol_class
+        self.arrivals = Arrivals(
+            loop,
+            sockets,
+            partial(make, config=config, server_state=self._state, app_state={}, _loop=loop),
+            context=context,
+            backlog=config.backlog,
+            timeout=timeout,
+            broken=self._break,
+            changed=self._tell,
+        )
+
+    async def serve(self) -> None:
+        """Serve until drained or cancelled."""
+        try:
+            await self.arrivals.open()
+            self.announce()
+            await self._over
+            await self._wait_empty()
+        finally:
+            await self._cut()
+
+    async def leave(self, linger: float) -> None:
+        """Accept nothing more, and let everybody go when they have their answer.
+
+        - Whose response has not begun is told in it that the connection closes, as are those who
+          ask from now on. That uvicorn does, once it is told.
+        - A client that was told otherwise, by the head of a response that is on its way, has
+          *linger* seconds after it for another request, as idle ones have from now on.
+        - Half a request is waited for, but not longer than for any silent client.
+        - A WebSocket is closed with 1012 once it is one.
+        - An HTTP/2 client cannot be told with a response, and some clients give up what they have
+          asked for when they are told otherwise. So after *linger* its connection is closed when
+          nothing is being answered, with a GOAWAY that says what was (RFC 9113, section 6.8). Who
+          always has another request on the way gets a GOAWAY for future ones after ``timeout``.
+        """
+        self._linger = linger
+        # New connections read it from there.
+        self._config.timeout_keep_alive = linger  # type: ignore[assignment]
+        self._state.closing = True
+        self._state.forget_headers()
+        self.arrivals.close(linger)
+        # Those that are being made come to it by themselves.
+        for connection in list(self._crowd):
+            self._part(connection)
+        await self._shut_doors()
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _shut_doors(self) -> None:
+        await self.arrivals.wait_made()
+        if self.for_good:
+            self.arrivals.let_in_who_waits()
+            for each in self.sockets:
+                each.close()
+        self.shut.set()
+
+    def busy(self) -> list[tuple[str, str]]:
+        """Answer what is still being served."""
+        asked = [scope for each in self._crowd for scope in _scopes(each)]
+        unseen = len(self._state.tasks) - len(asked)
+        what = [f"{scope.get('method', 'WebSocket')} {_shown(scope)}" for scope in asked]
+        return [(self.name, each) for each in what + ["a background task"] * unseen]
+
+    def _came(self, connection: Protocol) -> None:
+        connection.logger, connection.access_log = self._log, False
+        if getattr(connection, "timeout_keep_alive_task", connection) is None:
+            wait = self._timeout if self._linger is None else self._linger
+            connection.timeout_keep_alive_task = self.loop.call_later(
+                wait, connection.timeout_keep_alive_handler
+            )
+        if self._round is None:
+            self._round = self.loop.call_later(self._timeout, self._give_up)
+        if self._linger is not None:
+            # It is only being made now.
+            self.loop.call_soon(self._part, connection)
+
+    def _tell(self) -> None:
+        self._change.set()
+
+    def _break(self, error: OSError) -> None:
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    def _give_up(self) -> None:
+        """Close those who are in the middle of the same head as the last time."""
+        halves = {each: each.scope for each in self._crowd if _is_half(each)}
+        for each in [each for each in halves if self._halves.get(each, each) is halves[each]]:
+            del halves[each]
+            each.transport.close()
+        self._halves = halves
+        again = bool(self._crowd)
+        self._round = self.loop.call_later(self._timeout, self._give_up) if again else None
+
+    def _part(self, connection: Protocol) -> None:
+        if connection not in self._crowd or connection.transport.is_closing():
+            return
+        if hasattr(connection, "cycle"):
+            self._part_from_http(connection)
+        elif hasattr(connection, "cycles"):
+            self._part_from_http2(connection)
+        elif hasattr(connection, "timeout_task"):
+            if not connection.buffer:
+                connection.timeout_task.cancel()
+                connection.timeout_task = self._soon(connection.transport.close)
+        else:
+            self._part_from_websocket(connection)
+
+    def _part_from_http(self, connection: Protocol) -> None:
+        self._linger_with(connection)
+        cycle = connection.cycle
+        parting = Parting(connection, self._timeout, _nothing)
+        connection.transport = parting
+        if is_running(cycle):
+            cycle.transport = parting
+            if not cycle.response_started:
+                cycle.default_headers = self._state.default_headers
+
+    def _part_from_http2(self, connection: Protocol) -> None:
+        self._linger_with(connection)
+        if not isinstance(connection.transport, Parting):
+            connection.transport = Parting(connection, FAREWELL, _nothing)
+        self._soon(partial(setattr, connection, "timeout_keep_alive", 0))
+        self.loop.call_later(self._timeout, self._send_away, connection)
+
+    def _send_away(self, connection: Protocol) -> None:
+        """Let an HTTP/2 client begin nothing more."""
+        if connection in self._crowd and not connection.transport.is_closing():
+            connection.conn.close(0, LAST_STREAM)
+            connection.flush()
+
+    def _part_from_websocket(self, connection: Protocol) -> None:
+        transport = connection.transport
+        if not (isinstance(transport, Parting) and transport.belongs_to(connection)):
+            # The handshake may be what is written next.
+            again = partial(self.loop.call_soon, self._part, connection)
+            connection.transport = Parting(connection, FAREWELL, again)
+        if _is_established(connection):
+            try:
+                connection.shutdown()
+            except Exception:  # noqa: BLE001 - a library's, in whatever state its client left it
+                connection.transport.abort()
+
+    def _linger_with(self, connection: Protocol) -> None:
+        connection.timeout_keep_alive = self._linger
+        if connection.timeout_keep_alive_task is not None:
+            connection.timeout_keep_alive_task.cancel()
+            connection.timeout_keep_alive_task = self._soon(connection.timeout_keep_alive_handler)
+
+    def _soon(self, call: Callable[[], object]) -> asyncio.TimerHandle:
+        assert self._linger is not None
+        return self.loop.call_later(self._linger, call)
+
+    async def _wait_empty(self) -> None:
+        while self._crowd or self._state.tasks or self.arrivals.arriving:
+            self._change.clear()
+            if self._crowd or self.arrivals.arriving:
+                await self._change.wait()
+            else:
+                # What an application does after its response.
+                await asyncio.wait(self._state.tasks)
+
+    async def _cut(self) -> None:
+        """Close whatever is still open."""
+        self.arrivals.cut()
+        if self._round is not None:
+            self._round.cancel()
+        for each in list(self._crowd):
+            each.transport.abort()
+        # Who listens is told of it, and may end by itself.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in self._state.tasks:
+            task.cancel()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=CUT)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _is_half(connection: Protocol) -> bool:
+    """Tell whether *connection* has sent the beginning of a request's head."""
+    silent = getattr(connection, "timeout_keep_alive_task", connection) is not None
+    return not silent and hasattr(connection, "cycle") and not is_running(connection.cycle)
+
+
+def _is_established(connection: Protocol) -> bool:
+    event = getattr(connection, "handshake_completed_event", None)
+    return bool(connection.handshake_complete if event is None else event.is_set())
+
+
+def _scopes(connection: Protocol) -> list[Any]:
+    """Answer what *connection* is being served."""
+    if hasattr(connection, "cycles"):
+        return [cycle.scope for cycle in connection.cycles.values()]
+    if hasattr(connection, "cycle"):
+        return [connection.cycle.scope] if is_running(connection.cycle) else []
+    scope = getattr(connection, "scope", None)
+    return [scope] if scope is not None else []
+
+
+def _shown(scope: Any) -> str:
+    # As it was asked for, and escaped: decoded, it could forge lines of the log.
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    text = path[:200].decode("latin-1").encode("unicode_escape").decode("ascii")
+    return f"{text}..." if len(path) > 200 else text

@@ -1,0 +1,208 @@
+"""uvicorn's configuration, and what is mended in its protocols; see `sitebus.servers._uvicorn`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS, LOG_LEVELS, WS_PROTOCOLS
+from uvicorn.importer import ImportFromStringError, import_from_string
+
+from sitebus.errors import BadServerOption
+
+if TYPE_CHECKING:
+    from sitebus.asgi import ASGIApplication, Receive, Scope, Send
+
+#: For those who know no such thing as no limit.
+_ANY_LENGTH = 1 << 40
+
+
+async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
+    """Be the application that uvicorn looks at."""
+    raise AssertionError("never called")
+
+
+def configure(
+    options: Mapping[str, Any], app: ASGIApplication = _nobody, *, max_head: int = 0
+) -> uvicorn.Config:
+    """Answer a loaded configuration.
+
+    Args:
+        options: Arguments of `uvicorn.Config`.
+        app: The application; it is not called.
+        max_head: The longest head of a request in bytes; 0 is any.
+
+    Raises:
+        BadServerOption: What implements an option cannot be had.
+    """
+    for name, known in ("http", HTTP_PROTOCOLS), ("ws", WS_PROTOCOLS):
+        _check_implementation(name, options.get(name, "auto"), known)
+    config = uvicorn.Config(
+        _nobody,
+        # Given, so that WEB_CONCURRENCY is not asked.
+        workers=1,
+        # The loggers of the process are left alone; see Log.
+        log_config=None,
+        lifespan="off",
+        interface="asgi3",
+        reset_contextvars=True,
+        server_header=False,
+        h11_max_incomplete_event_size=max_head or _ANY_LENGTH,
+        **{name: value for name, value in options.items() if name != "log_level"},
+    )
+    config.load()
+    _put_inside(config, app)
+    config.http_protocol_class = _mended(config.http_protocol_class, max_head)
+    if config.ws_protocol_class is not None:
+        config.ws_protocol_class = _fresh(config.ws_protocol_class)
+    return config
+
+
+def _check_implementation(name: str, value: Any, known: Mapping[str, Any]) -> None:
+    if not isinstance(value, str):
+        return
+    if value not in known and ":" not in value:
+        reason = f"it takes {_one_of(known)}, or module:Class"
+        raise BadServerOption(f"uvicorn.{name}", value, reason)
+    try:
+        import_from_string(known.get(value, value))
+    except (ImportError, ImportFromStringError) as error:
+        reason = str(error).rstrip(".")
+        if isinstance(error, ModuleNotFoundError):
+            reason += f"; run: pip install {error.name}"
+        raise BadServerOption(f"uvicorn.{name}", value, reason) from error
+
+
+def _one_of(names: Mapping[str, Any]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}"
+
+
+def _put_inside(config: uvicorn.Config, app: ASGIApplication) -> None:
+    outer: Any = config.loaded_app
+    if outer is _nobody:
+        config.loaded_app = app
+        return
+    while outer.app is not _nobody:
+        outer = outer.app
+    outer.app = app
+
+
+# What is added to uvicorn's protocols.
+
+
+class _Unsaid(int):
+    """A length that nobody said: whatever comes is neither too much nor too little."""
+
+    def __lt__(self, _other: int) -> bool:
+        return False
+
+    def __sub__(self, _other: int) -> _Unsaid:
+        return self
+
+
+def _mended(kind: Any, most: int) -> Any:
+    """Answer a *kind* of protocol for HTTP that refuses heads of more than *most* bytes.
+
+    And that spares clients of HTTP/1.0 the chunks, which they take for text.
+    """
+    if kind.__name__ != "HttpToolsProtocol":
+        return kind  # the others do
+    receive = kind.data_received
+    most = most or _ANY_LENGTH
+
+    class Mended(kind):  # type: ignore[misc]
+        # How much of a head that is not complete has come.
+        head = 0
+
+        def data_received(self, data: bytes) -> None:
+            # Most come whole, on a connection that was silent: those are not looked at.
+            if (self.timeout_keep_alive_task is None or len(data) > most) and self._is_too_long(
+                data
+            ):
+                self.send_400_response("The head of the request is too long.")
+                return
+            receive(self, data)
+            cycle = self.cycle
+            if cycle is not None and not cycle.keep_alive and cycle.scope["http_version"] == "1.0":
+                cycle.chunked_encoding = False
+                cycle.expected_content_length = _Unsaid()
+
+        def _is_too_long(self, data: bytes) -> bool:
+            if is_running(self.cycle):
+                return False  # of its body, or read ahead
+            if self.timeout_keep_alive_task is not None:
+                self.head = 0
+            end = data.find(b"\r\n\r\n")
+            self.head += end if end >= 0 else len(data)
+            return self.head > most
+
+    return Mended
+
+
+def _fresh(kind: Any) -> Any:
+    """Answer a *kind* of WebSocket protocol that runs the application in a context of its own."""
+
+    class Fresh(kind):  # type: ignore[misc]
+        def __init__(self, config: Any, server_state: Any, app_state: Any, **more: Any) -> None:
+            # The handshake has a Connection header already, and says something else with it.
+            with server_state.without_close():
+                super().__init__(config, server_state, app_state, **more)
+            # Only the first data, the handshake, start anything.
+            self.data_received = self._begin
+
+        def connection_made(self, transport: Any) -> None:
+            contextvars.Context().run(super().connection_made, transport)
+
+        def _begin(self, data: bytes) -> None:
+            del self.data_received
+            contextvars.Context().run(self.data_received, data)
+
+    return Fresh
+
+
+class Log(logging.Logger):
+    """What protocols log to: the log of the bus.
+
+    Args:
+        log: Is told, as ``log(message, level, exc_info)``.
+        level: The least level that is told, a number or as uvicorn calls it.
+
+    Raises:
+        BadServerOption: There is no such level.
+    """
+
+    def __init__(self, log: Callable[[str, int, Any], object], level: int | str) -> None:
+        super().__init__("uvicorn.error", level_number(level))
+        self._tell = log
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Tell of one record."""
+        error = (record.exc_info or (None, None))[1]
+        if isinstance(error, asyncio.CancelledError):
+            return  # by us; who was still busy is told elsewhere
+        # On one line, whatever a client put into it.
+        said = record.getMessage().rstrip().encode("unicode_escape").decode("ascii")
+        self._tell(said, record.levelno, record.exc_info or False)
+
+
+def level_number(level: int | str) -> int:
+    """Answer the number of a *level* that uvicorn has a name for.
+
+    Raises:
+        BadServerOption: There is no such level.
+    """
+    if isinstance(level, int):
+        return level
+    if level.lower() not in LOG_LEVELS:
+        raise BadServerOption("uvicorn.log_level", level, f"it takes {_one_of(LOG_LEVELS)}")
+    return LOG_LEVELS[level.lower()]
+
+
+def is_running(cycle: Any) -> bool:
+    """Tell whether a connection's request is still being answered."""
+    return cycle is not None and not cycle.response_complete

@@ -1,0 +1,59 @@
+"""Serve the site with the standard library alone: for tests, and machines with nothing else.
+
+The HTTP is in `sitebus.servers._wsgiref`, imported when a server is started.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, ClassVar
+
+from sitebus.servers.connections import Door
+from sitebus.servers.hosting import Abilities, SiteServer
+from sitebus.sockets.addresses import EVERYWHERE
+
+if TYPE_CHECKING:
+    from sitebus.servers._wsgiref import HTTPServer
+    from sitebus.sockets import Listener
+
+
+class WsgirefServer(SiteServer):
+    """One or several listening sockets in front of one pool of threads; see `SiteServer`."""
+
+    library = "wsgiref"
+    abilities: ClassVar[Abilities] = Abilities(
+        ("wsgi",),
+        tls=False,
+        note="In the standard library; slow, and each connection is for one request.",
+    )
+
+    def make(self) -> HTTPServer:
+        """Make the server, on copies of the listening sockets."""
+        from sitebus.servers._wsgiref import HTTPServer
+
+        return HTTPServer(
+            [_door(listener) for listener in self._listeners],
+            self.face("wsgi"),
+            threads=self.threads,
+            timeout=self.timeout,
+            max_header=self.max_header,
+            max_body=self.max_body,
+            name=f"wsgiref {self.name}",
+            server_header=self.server_header,
+            log=self.bus.log,
+            roll=getattr(self.bus, "serving_threads", None),
+            tell=self.bus.publish,
+        )
+
+    def reopen(self) -> None:
+        """Say again which threads there are, for who counts them only now."""
+        self.httpserver.workers.announce_again()
+
+
+def _door(listener: Listener) -> Door:
+    """Answer a copy of the engine's socket, and what WSGI calls it: neither part may be empty."""
+    address = listener.address
+    if address.kind != "tcp":
+        return Door(listener.dup(), "localhost", "80")
+    name = socket.gethostname() if address.host in EVERYWHERE else address.host
+    return Door(listener.dup(), name, str(address.port))
