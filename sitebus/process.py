@@ -40,6 +40,7 @@ from sitebus.machine import MAGICBUS, WSPBUS, AnyState, Machine, State
 from sitebus.mailbox import receive
 from sitebus.mainloop import MainLoop
 from sitebus.reload.named import Named
+from sitebus.reload.opened import OPENED
 from sitebus.restarts import Restarts
 from sitebus.walk import Command
 
@@ -73,14 +74,20 @@ class Priority(enum.IntEnum):
 
 
 class Watched:
-    """What a reloader shall watch besides the modules that are imported.
-
-    Attributes:
-        files: Paths of files; add to it whether or not anything is reloaded at all.
-    """
+    """What a reloader shall watch besides the modules that are imported."""
 
     def __init__(self) -> None:
-        self.files: set[str] = Named()
+        self._files: set[str] = Named()
+
+    @property
+    def files(self) -> set[str]:
+        """Paths of files; add to it whether or not anything is reloaded at all."""
+        return self._files
+
+    @files.setter
+    def files(self, paths: set[str]) -> None:
+        self._files = paths
+        OPENED.tell()
 
 
 class Engine(Bus):
@@ -540,18 +547,12 @@ class Engine(Bus):
         with suppress(ChannelFailures):  # logged already; too late to stay
             self.publish("execv")
         self.log(f"Re-spawning {' '.join(successor.argv)}")
-        import signal
-
-        # The descriptor that signals are noted on may have to make way for a socket.
-        noted = signal.set_wakeup_fd(-1)
         try:
             with self.sockets.hand_down(self.legacies) as legacy:
                 reexec.execute(successor, legacy, lambda: self._successor is not None)
         except CannotRestart as error:
             self._troubled(error)
             self.log(str(error), ERROR)
-        finally:
-            signal.set_wakeup_fd(noted, warn_on_full_buffer=False)
 
     def _join_threads(self) -> None:
         self._bound()

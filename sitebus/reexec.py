@@ -210,7 +210,8 @@ def _hold_signals(undo: contextlib.ExitStack, environ: dict[str, str]) -> int:
     undo.callback(os.close, note)
     undo.callback(os.close, pen)
     os.set_blocking(pen, False)
-    undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(pen, warn_on_full_buffer=False))
+    noted = signal.set_wakeup_fd(pen, warn_on_full_buffer=False)
+    undo.callback(signal.set_wakeup_fd, noted, warn_on_full_buffer=False)
     late: list[int] = []
     undo.callback(_send_again, late)
     # Noted before they are blocked: until then the main thread takes them too.
@@ -248,8 +249,14 @@ def _close_on_exec(kept: Collection[int], undo: contextlib.ExitStack) -> None:
     for fd in _open_descriptors():
         # Python's own are so already; an application or a C library may have decided otherwise.
         if fd not in kept and _is_inheritable(fd):
-            os.set_inheritable(fd, False)
-            undo.callback(os.set_inheritable, fd, True)
+            with contextlib.suppress(OSError):  # another thread has closed it meanwhile
+                os.set_inheritable(fd, False)
+                undo.callback(_make_inheritable, fd)
+
+
+def _make_inheritable(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.set_inheritable(fd, True)
 
 
 def _open_descriptors() -> list[int]:

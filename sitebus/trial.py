@@ -38,7 +38,10 @@ VARIABLE = "SITEBUS_TRIAL"
 HELD = "SITEBUS_TRIAL_HELD"
 
 #: What a program is told by the process that starts it, and what is not for a child of ours.
-_NOT_FOR_CHILDREN = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID")
+_NOT_FOR_CHILDREN = (
+    *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    *("SITEBUS_HANDED_DOWN", "NOTIFY_SOCKET", "WATCHDOG_PID"),
+)
 
 #: The last of what a failing program printed is what matters; bytes.
 _MOST_KEPT = 64 << 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -15,6 +15,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell leaves it to what runs in its background; sites heed that, and these tests mean
     # the others.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+with suppress(ImportError):
+    # Its first loop opens a pipe that the process keeps, the lock of what it does about signals:
+    # the test that happened to come first would be told that it has left that behind.
+    import uvloop
+
+    uvloop.new_event_loop().close()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sitebus.errors import BadAddress, BadInheritance, BindError, BindNotPermitted
 from sitebus.sockets import BACKLOG, Listener, Sockets, files, holders
 from sitebus.sockets.addresses import Address
-from sitebus.sockets.handdown import HandDown, Origin
+from sitebus.sockets.handdown import OWN, HandDown, Origin
 from tests.helpers import Child, nothing_left, open_descriptors, wait_for
 
 LINUX = sys.platform.startswith("linux")
@@ -721,19 +721,19 @@ def test_a_strangers_name_is_kept_as_it_is(name: str) -> None:
     assert Origin.decode(name) == Origin(name)
 
 
-def test_sockets_are_handed_down_from_three_on_and_taken_back(sockets: Sockets) -> None:
+def test_sockets_are_handed_down_by_fresh_numbers_and_taken_back(sockets: Sockets) -> None:
     """If the exec fails the old image goes on, and nothing may have moved under it."""
     listeners = [sockets.bind(where) for where in ("127.0.0.1:0", "[::1]:0")]
     before = _table()
     with sockets.hand_down() as legacy:
-        assert list(legacy.fds) == [3, 4]
+        assert before.items() <= _table().items()
+        assert before.keys().isdisjoint(legacy.fds)
         for fd, listener in zip(legacy.fds, listeners, strict=True):
             assert os.fstat(fd).st_ino == os.fstat(listener.socket.fileno()).st_ino
             assert os.get_inheritable(fd)
             assert is_nonblocking(fd)
-        assert legacy.environ["LISTEN_PID"] == str(os.getpid())
-        assert legacy.environ["LISTEN_FDS"] == "2"
-        assert "LISTEN_PID" not in os.environ
+        assert legacy.environ[OWN].startswith(f"{os.getpid()}:{legacy.fds[0]}.")
+        assert OWN not in os.environ
     assert _table() == before
     assert all(map(accepts, listeners))
 
@@ -741,16 +741,17 @@ def test_sockets_are_handed_down_from_three_on_and_taken_back(sockets: Sockets) 
 def test_a_file_replaced_during_the_exec_is_not_adopted(sockets: Sockets, tmp_path: Path) -> None:
     """The old socket would wait for clients who go to the new file."""
     kept, lost = tmp_path / "kept", tmp_path / "lost"
-    for path in (kept, lost):
-        sockets.bind(f"unix:{path}")
+    ours = [sockets.bind(f"unix:{path}").socket for path in (kept, lost)]
     with sockets.hand_down() as legacy:
         lost.unlink()
         heir = Sockets(dict(legacy.environ))
         listeners = [heir.bind(f"unix:{path}") for path in (kept, lost)]
-        assert [each.socket.fileno() == 3 for each in listeners] == [True, False]
+        pairs = zip(ours, (each.socket for each in listeners), strict=True)
+        assert [os.path.sameopenfile(a.fileno(), b.fileno()) for a, b in pairs] == [True, False]
         assert all(map(accepts, listeners))
         assert heir.unclaimed == ()
         heir.close()
+        legacy.fds.clear()  # they were the heir's, and it has closed them
     assert not kept.exists()
     assert not lost.exists()
 
@@ -763,22 +764,20 @@ def _table() -> dict[int, tuple[str, bool]]:
     }
 
 
-@given(st.permutations(range(8)), st.integers(1, 8))
-def test_no_order_of_descriptors_can_clobber_one(order: list[int], count: int) -> None:
-    """A socket may sit where another has to go; a chain of them, or a circle, is lost easily."""
+def test_whatever_is_handed_down_is_what_it_was() -> None:
+    """Twice the same, or a standard stream: the next image closes each by itself."""
     with ExitStack() as stack:
-        pipes = [os.pipe() for _ in range(4)]
-        fds = [fd for pair in pipes for fd in pair]
-        for fd in fds:
+        fds = [*os.pipe(), 1]
+        for fd in fds[:2]:
             stack.callback(os.close, fd)
-        chosen = [fds[at] for at in order[:count]]
-        wanted = [os.fstat(fd).st_ino for fd in chosen]
-        ends = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in chosen]
+        chosen = [*fds, fds[0]]
         before = _table()
-        rows = [(fd, Origin(str(fd))) for fd in chosen]
-        with HandDown(rows, {}) as legacy:
-            assert [os.fstat(fd).st_ino for fd in legacy.fds] == wanted
-            assert [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in legacy.fds] == ends
+        with HandDown([(fd, Origin(str(fd))) for fd in chosen], {}) as legacy:
+            assert [os.fstat(fd).st_ino for fd in legacy.fds] == [
+                os.fstat(fd).st_ino for fd in chosen
+            ]
+            assert len(set(legacy.fds)) == 4
+            assert min(legacy.fds) > 2
         assert _table() == before
 
 
@@ -796,7 +795,7 @@ def test_a_hand_down_that_fails_half_way_is_undone() -> None:
     top = max(before) + 1
     rows = [(1, Origin(str(at))) for at in range(top)]
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 3 + top // 2, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top + 2, limits[1]))
         with pytest.raises(CannotRestart, match="cannot be passed on"), HandDown(rows, {}):
             pass
     finally:
@@ -806,9 +805,27 @@ def test_a_hand_down_that_fails_half_way_is_undone() -> None:
 
 def test_nothing_to_hand_down_leaves_no_announcement() -> None:
     """A stale one in the environment would be believed."""
-    legacy = Sockets({"LISTEN_PID": "1", "LISTEN_FDS": "1", "A": "b"}).hand_down()
-    assert legacy.environ == {"A": "b"}
-    assert len(legacy.fds) == 0
+    environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", OWN: "1:3.x", "A": "b"}
+    with Sockets(environ).hand_down() as legacy:
+        assert legacy.environ == {"A": "b"}
+        assert len(legacy.fds) == 0
+
+
+@pytest.mark.parametrize("row", ["", "x.web", "987654.web", "-1.web"])
+def test_what_was_handed_down_and_is_not_there_is_an_error(row: str) -> None:
+    """Somebody has closed it before us: to bind anew might fail, or make another port."""
+    sockets = Sockets({OWN: f"{os.getpid()}:{row}"})
+    with pytest.raises(BadInheritance, match="is not open; unset SITEBUS_HANDED_DOWN"):
+        sockets.bind("127.0.0.1:0")
+
+
+def test_what_was_handed_down_to_another_process_is_left_alone() -> None:
+    """Whoever is started before the sockets are asked for has word, but no descriptor."""
+    environ = {OWN: "1:3.web"}
+    sockets = Sockets(environ)
+    assert sockets.unclaimed == ()
+    assert environ == {OWN: "1:3.web"}
+    sockets.close()
 
 
 REEXEC = """
@@ -901,3 +918,62 @@ def test_sockets_survive_an_exec_with_everybody_who_waits(tmp_path: Path) -> Non
         assert life["fds"].count("socket") == 4
     assert lives[1]["fds"] == lives[2]["fds"] == lives[3]["fds"]
     assert not (tmp_path / "s: é=%.sock").exists()  # the last life removed what the first had made
+
+
+#: Its threads hold the lowest descriptors there are, close them, write to them, and open others.
+BUSY = """
+import os, sys, threading
+sys.path.insert(0, {root!r})
+from sitebus import reexec
+from sitebus.sockets import Sockets
+
+def work(ready):
+    while True:
+        fds = [os.open(os.devnull, os.O_WRONLY) for _ in range(3)]
+        ready.set()
+        for fd in fds:
+            try:
+                os.write(fd, b"a line of a log")
+                os.close(fd)
+            except OSError as error:
+                print("somebody took it:", error, flush=True)
+
+for _ in range(3):
+    ready = threading.Event()
+    threading.Thread(target=work, args=(ready,), daemon=True).start()
+    ready.wait()
+sockets = Sockets()
+life = int(os.environ.get("LIFE", "0"))
+listeners = [sockets.bind(where) for where in ("127.0.0.1:0", "unix:@" + sys.argv[1])]
+memo = sockets.claim("memo")
+if memo is None:
+    memo = os.memfd_create("memo")
+    os.write(memo, b"remember")
+print(life, *sockets.addresses, os.pread(memo, 99, 0).decode(), flush=True)
+if life == 50:
+    for each in listeners:
+        each.socket.setblocking(True)
+        connection, _ = each.socket.accept()
+        connection.sendall(b"served by life 50")
+        connection.close()
+    os._exit(0)
+os.environ["LIFE"] = str(life + 1)
+with sockets.hand_down({{"memo": memo}}) as legacy:
+    reexec.execute(reexec.Command.of_this_process(), legacy)
+"""
+
+
+@proc
+def test_threads_that_open_and_close_hit_nothing_that_is_handed_down(tmp_path: Path) -> None:
+    """A site's own daemon threads run until the very exec."""
+    (tmp_path / "site.py").write_text(BUSY.format(root=str(Path(__file__).parent.parent)))
+    name = f"sitebus-busy-{os.getpid()}"
+    with Child([sys.executable, "site.py", name], tmp_path) as child, ExitStack() as stack:
+        first = child.wait_for_output(r"^0 (\S+) (\S+) remember$").groups()
+        clients = [stack.enter_context(connect(Address.parse(each))) for each in first]
+        for client in clients:
+            client.settimeout(60)
+            assert client.recv(100) == b"served by life 50"
+        assert child.wait() == 0
+        lives = [f"{life} {first[0]} {first[1]} remember" for life in range(51)]
+        assert child.output.splitlines() == lives

@@ -183,7 +183,6 @@ class Autoreloader(Plugin):
         own = thread is threading.current_thread() or self._restarting
         if thread is not None and not own:
             thread.join(PATIENCE)
-        self._let_go()
         self._watcher = self.thread = None
         if getattr(self.bus, "execv", False):
             self._leave()
@@ -220,6 +219,7 @@ class Autoreloader(Plugin):
                 # Without this thread no change would be seen any more, whatever goes wrong.
                 except Exception:  # noqa: BLE001
                     self.bus.log(f"Error while reloading; going on in {delay:g} s", ERROR, True)
+                    watcher.close()  # what it waits with may be what is broken
                     watcher.rest(delay)
                     delay = min(2 * delay, LONGEST_DELAY)
         finally:
@@ -281,7 +281,6 @@ class Autoreloader(Plugin):
             self._guard.note()
         self._restarting = True
         began = now()
-        self._let_go()
         try:
             self.bus.restart()
         except (CannotRestart, TrialFailed) as error:
@@ -290,15 +289,6 @@ class Autoreloader(Plugin):
             pass  # the process ends anyway
         finally:
             self._restarting = False
-
-    def _let_go(self) -> None:
-        """Close what this thread holds to watch, as it would do at its end.
-
-        That may come too late: before an exec descriptors are put where the next image looks for
-        them, and one of those numbers may have been this one's.
-        """
-        if self._watcher is not None and threading.current_thread() is self.thread:
-            self._watcher.close()
 
     def _is_soon(self) -> bool:
         return self._up_since is None or time.monotonic() - self._up_since < SOON

@@ -33,9 +33,10 @@ class Glob(NamedTuple):
         magic = _MAGIC.search(path)
         if magic is None:
             path = os.path.normpath(path)
-            if os.path.isdir(path):
-                return cls(path, re.compile(re.escape(path.rstrip("/")) + "/.*", re.DOTALL), True)
-            return cls(os.path.dirname(path), re.compile(re.escape(path)), False)
+            # A directory, be it one that is not there at the moment, stands for its content.
+            expression = re.compile(re.escape(path.rstrip("/")) + "(?:/.*)?", re.DOTALL)
+            is_folder = os.path.isdir(path)
+            return cls(path if is_folder else os.path.dirname(path), expression, is_folder)
         base = os.path.normpath(path[: path.rfind("/", 0, magic.start())] or "/")
         rest = path[path.rfind("/", 0, magic.start()) + 1 :]
         expression = re.compile(re.escape(base.rstrip("/")) + "/" + translate(rest), re.DOTALL)
@@ -44,6 +45,15 @@ class Glob(NamedTuple):
     def matches(self, path: str) -> bool:
         """Tell whether the absolute *path* is one of those."""
         return self.expression.fullmatch(path) is not None
+
+    @property
+    def missing(self) -> str | None:
+        """What is not there, of the directories down to the one in which the pattern begins."""
+        found = None
+        path = self.base
+        while not os.path.isdir(path) and os.path.dirname(path) != path:
+            found, path = path, os.path.dirname(path)
+        return found
 
     def walk(self) -> tuple[set[str], set[str]]:
         """Answer the files that match now, and the directories where more may appear."""

@@ -16,6 +16,7 @@ import select
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from sitebus.errors import CannotWatch
@@ -103,9 +104,10 @@ class Queue:
 
     def close(self) -> None:
         """Give it back, with all watches."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with suppress(OSError):  # somebody has closed it behind our back
+                os.close(fd)
 
 
 class Bell:
@@ -130,7 +132,8 @@ class Bell:
     def __del__(self) -> None:
         # Without a number if there was none to be had.
         if hasattr(self, "fd"):
-            os.close(self.fd)
+            with suppress(OSError):
+                os.close(self.fd)
 
 
 class Watch(NamedTuple):

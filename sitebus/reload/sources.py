@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ class Subject(NamedTuple):
     folders: Mapping[str, Callable[[str], bool]] = {}
     #: Files that somebody named or that are code: they are never merely refreshed.
     listed: frozenset[str] = frozenset()
+    #: What is not there, and would be a directory of a pattern, or may be one that was named.
+    missing: frozenset[str] = frozenset()
 
 
 def is_soft(path: str) -> bool:
@@ -84,7 +87,8 @@ class Sources:
         self.ready: int | None = None
         self.failing = False
         self.appeared: set[str] = set()
-        self._globs = [Glob.of(each, STARTED_IN) for each in watch]
+        self._watch = tuple(watch)
+        self._globs: list[Glob] = []
         self._ignored = Ignored(ignore, STARTED_IN)
         self._roots: frozenset[str] = frozenset()
         self._noted = 0
@@ -112,20 +116,25 @@ class Sources:
         OPENED.news = False
         self._seen = self._wishes()
         code = modules.imported(self.match())
+        self._globs = list(self._patterns())
+        # First: what comes meanwhile was missing.
+        missing = frozenset(self._missing())
         roots = {STARTED_IN, *code.roots}
         self._set_roots(frozenset(filter(_narrow, roots | set(map(os.path.realpath, roots)))))
         opened = set(self._opened())
         named, folders = self._named()
         listed = code.files | named | self.extra
-        for each in self._with_new_packages(
-            code.packages | frozenset(roots if self.failing else ())
-        ):
-            folders.setdefault(each, _modules_in(each))
-        for each in opened:
-            if ending(each) in TEMPLATES:
-                folders.setdefault(os.path.dirname(each), _is_template)
+        packages = code.packages | frozenset(roots if self.failing else ())
+        folders += [(each, _modules_in(each)) for each in self._with_new_packages(packages)]
+        templates = {os.path.dirname(each) for each in opened if ending(each) in TEMPLATES}
+        folders += [(each, _is_template) for each in templates]
         files = frozenset(each for each in listed | opened if each not in self._ignored)
-        return Subject(files, self._heeding(folders), frozenset(listed))
+        folders += [(os.path.dirname(each), partial(_leads_to, each)) for each in missing]
+        return Subject(files, self._heeding(folders), frozenset(listed), missing)
+
+    def matches(self, path: str) -> bool:
+        """Tell whether *path* is named by a pattern."""
+        return path not in self._ignored and any(glob.matches(path) for glob in self._globs)
 
     def first_opened(self) -> dict[str, int]:
         """Answer, by absolute path, when each file was first opened; for a source, in any form."""
@@ -138,21 +147,29 @@ class Sources:
         self._noted = len(noted)
         return self._times
 
-    def _named(self) -> tuple[frozenset[str], dict[str, Callable[[str], bool]]]:
+    def _patterns(self) -> Iterator[Glob]:
+        # Anew each time: what was nothing may be a directory by now, which stands for its content.
+        for each in self._watch:
+            yield Glob.of(each, STARTED_IN)
+        for each in filter(os.path.isdir, self._paths()):
+            yield Glob.of(each, STARTED_IN)
+
+    def _paths(self) -> list[str]:
+        paths = tuple(self.files())
+        return [os.path.normpath(os.path.join(STARTED_IN, each)) for each in paths if each]
+
+    def _missing(self) -> Iterator[str]:
+        yield from filter(None, (glob.missing for glob in self._globs))
+        yield from (path for path in self._paths() if not os.path.exists(path))
+
+    def _named(self) -> tuple[frozenset[str], list[tuple[str, Callable[[str], bool]]]]:
         """Answer the files that were named, alone or by patterns, and where more may appear."""
-        files: set[str] = set()
-        folders: dict[str, Callable[[str], bool]] = {}
-        globs = list(self._globs)
-        for each in tuple(self.files()):
-            path = os.path.normpath(os.path.join(STARTED_IN, each)) if each else ""
-            if os.path.isdir(path):
-                globs.append(Glob.of(path, STARTED_IN))
-            elif path:
-                files.add(modules.source(path))
-        for glob in globs:
+        files = {modules.source(path) for path in self._paths() if not os.path.isdir(path)}
+        folders: list[tuple[str, Callable[[str], bool]]] = []
+        for glob in self._globs:
             found, where = glob.walk()
             files |= found
-            folders.update((folder, _matching(glob, folder)) for folder in where)
+            folders += [(folder, _matching(glob, folder)) for folder in where]
         return frozenset(files), folders
 
     def _with_new_packages(self, folders: frozenset[str]) -> set[str]:
@@ -163,14 +180,20 @@ class Sources:
         return found
 
     def _heeding(
-        self, folders: Mapping[str, Callable[[str], bool]]
+        self, folders: Iterable[tuple[str, Callable[[str], bool]]]
     ) -> dict[str, Callable[[str], bool]]:
-        ignored = self._ignored
+        """Answer each folder once: a name in it may matter for one reason or another."""
+        reasons: dict[str, list[Callable[[str], bool]]] = {}
+        for folder, matters in folders:
+            reasons.setdefault(folder, []).append(matters)
+        return {folder: self._heed(folder, each) for folder, each in reasons.items()}
 
-        def heed(folder: str, matters: Callable[[str], bool]) -> Callable[[str], bool]:
-            return lambda name: matters(name) and os.path.join(folder, name) not in ignored
+    def _heed(self, folder: str, reasons: list[Callable[[str], bool]]) -> Callable[[str], bool]:
+        def heed(name: str) -> bool:
+            matters = any(each(name) for each in reasons)
+            return matters and os.path.join(folder, name) not in self._ignored
 
-        return {folder: heed(folder, matters) for folder, matters in folders.items()}
+        return heed
 
     def _opened(self) -> Iterator[str]:
         for path, when in list(self.first_opened().items()):
@@ -242,6 +265,10 @@ def _matching(glob: Glob, folder: str) -> Callable[[str], bool]:
         return glob.matches(path) or (glob.deep and os.path.isdir(path))
 
     return matches
+
+
+def _leads_to(path: str, name: str) -> bool:
+    return name == os.path.basename(path)
 
 
 def _read_template_name(path: str) -> str | None:

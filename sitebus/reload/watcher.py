@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from sitebus.errors import CannotWatch
@@ -18,7 +18,7 @@ from sitebus.reload.agenda import Agenda
 from sitebus.reload.notices import LONGEST, Notices, Polling
 from sitebus.reload.opened import OPENED
 from sitebus.reload.sources import Sources, Subject, is_soft, is_static
-from sitebus.reload.stamps import EMPTY, Snapshot, State, look
+from sitebus.reload.stamps import ABSENT, EMPTY, Snapshot, State, look
 
 #: What is watched may become other directories while it begins to be.
 _MOST_TRIES = 5
@@ -134,13 +134,36 @@ class Watcher:
     # What is watched.
 
     def _find(self) -> None:
-        known, self.subject = self.subject, self.sources.find()
+        known, found = self.subject, self.sources.find()
+        # What is gone is to be told, though no pattern finds it any more.
+        gone = frozenset(filter(self._is_gone, known.files - found.files))
+        self.subject = found._replace(files=found.files | gone, listed=found.listed | gone)
+        for folder in known.folders.keys() - found.folders.keys():
+            self._forget(folder)
+        # What is in a new directory is new.
+        new = filter(self._is_new, found.folders.keys() - known.folders.keys())
+        self.snapshot.listings.update(dict.fromkeys(tuple(new), EMPTY))
+
+    def _is_gone(self, path: str) -> bool:
+        state = self.snapshot.states.get(path, ABSENT)
+        return state.stamp is not None and self.sources.matches(path) and not os.path.exists(path)
+
+    def _forget(self, folder: str) -> None:
+        """If *folder* is not there any more, it is new when it comes again."""
         listings = self.snapshot.listings
-        for folder in self.subject.folders.keys() - known.folders.keys():
-            above = listings.get(os.path.dirname(folder))
-            if above is not None and os.path.basename(folder) not in above.names:
-                # What is in a new directory is new.
-                listings[folder] = EMPTY
+        above = listings.get(os.path.dirname(folder))
+        if above is not None and not os.path.isdir(folder):
+            names = above.names - {os.path.basename(folder)}
+            listings[os.path.dirname(folder)] = above._replace(settled=False, names=names)
+
+    def _is_new(self, folder: str) -> bool:
+        """Tell whether *folder* was not there when what is above it was listed."""
+        while (above := os.path.dirname(folder)) != folder:
+            listing = self.snapshot.listings.get(above)
+            if listing is not None:
+                return os.path.basename(folder) not in listing.names
+            folder = above
+        return False
 
     def _cover(self) -> None:
         """Watch what there is to watch now."""
@@ -200,9 +223,9 @@ class Watcher:
         return changed
 
     def _note_new(self) -> None:
-        while new := self.snapshot.new_names(self.subject.folders):
+        while new := {*self.snapshot.new_names(self.subject.folders), *self._come()}:
             folders = set(filter(os.path.isdir, new))
-            self._new.update(set(new) - folders)
+            self._new.update(new - folders)
             if not folders:
                 return
             self.snapshot.listings.update(dict.fromkeys(folders, EMPTY))
@@ -210,6 +233,11 @@ class Watcher:
             self._find()
             if self._notices is not None:
                 self._cover_again()
+
+    def _come(self) -> Iterator[str]:
+        """Answer the directories that were missing."""
+        # Whatever the listing says: it may be older than the finding that they are missing.
+        return filter(os.path.isdir, self.subject.missing)
 
     def _unread(self, opened: Mapping[str, int]) -> dict[str, State]:
         """Answer the new files; what the site itself has read already is not news to it."""
@@ -233,6 +261,8 @@ class Watcher:
         states = self.snapshot.states
         before = {path: states[path] for path in changed if path in states}
         self.snapshot.accept(changed)
+        # What is new may be gone before it is found.
+        self.subject = self.subject._replace(files=self.subject.files.union(changed))
         self._new.clear()
         soft = all(map(is_soft, changed)) and not self.sources.extra.intersection(changed)
         served = all(map(is_static, changed)) and not self.subject.listed.intersection(changed)

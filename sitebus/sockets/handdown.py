@@ -1,9 +1,16 @@
-"""systemd's protocol for passing descriptors, spoken both ways: taken at a start, given at an exec.
+"""Descriptors from systemd, taken at a start, and those that we pass to ourselves over an exec.
 
-``LISTEN_FDS`` counts descriptors from 3 on, ``LISTEN_PID`` says which process they are for, and
-``LISTEN_FDNAMES`` gives each a name.
-What we pass to ourselves says in the name what the socket was asked for, so that ``127.0.0.1:0``
-finds its port again, what systemd called it, and which socket file is ours to remove::
+In systemd's protocol ``LISTEN_FDS`` counts descriptors from 3 on, ``LISTEN_PID`` says which process
+they are for, and ``LISTEN_FDNAMES`` gives each a name.
+
+What we pass to ourselves keeps the names, but not the numbers: 3 and those that follow belong to
+somebody in a process that runs, and a thread that closes, or writes to, what it holds to be its own
+would hit what was put there. So a fresh number is taken, which nobody else knows, and told::
+
+    SITEBUS_HANDED_DOWN=<pid>:<descriptor>.<name>:<descriptor>.<name>
+
+Such a name says what the socket was asked for, so that ``127.0.0.1:0`` finds its port again, what
+systemd called it, and which socket file is ours to remove::
 
     sitebus=<systemd's name>=<asked address>=<device>.<inode>
 
@@ -12,7 +19,6 @@ Each part is percent-encoded: a name may hold neither ``:`` nor anything beyond 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
@@ -28,6 +34,7 @@ if sys.platform != "win32":
 
 FIRST = 3
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+OWN = "SITEBUS_HANDED_DOWN"
 _MARK = "sitebus"
 _PLAIN = "[ -9;-~]*"
 
@@ -89,6 +96,26 @@ def take(environ: MutableMapping[str, str]) -> list[Passed]:
     Raises:
         BadInheritance: They are meant for us and make no sense.
     """
+    return [*_handed_down(environ), *_activated(environ)]
+
+
+def _handed_down(environ: MutableMapping[str, str]) -> list[Passed]:
+    pid, *rows = environ.get(OWN, "").split(":")
+    if pid != str(os.getpid()):
+        return []
+    value = environ.pop(OWN)
+    found = []
+    for row in rows:
+        number, _, name = row.partition(".")
+        try:
+            os.set_inheritable(int(number), False)
+        except (OSError, ValueError) as error:
+            raise BadInheritance(OWN, value, f"descriptor {number} is not open") from error
+        found.append(Passed(int(number), Origin.decode(name)))
+    return found
+
+
+def _activated(environ: MutableMapping[str, str]) -> list[Passed]:
     if environ.get("LISTEN_PID", "").strip() != str(os.getpid()):
         return []
     count = _count(environ.get("LISTEN_FDS", "0"))
@@ -123,29 +150,29 @@ def _names(environ: Mapping[str, str], count: int) -> list[str]:
 class HandDown:
     """Descriptors made ready for an exec, for as long as the ``with`` block lasts.
 
-    Inside the block they are open at :attr:`fds` and inheritable, and :attr:`environ` tells the new
-    image of them.
-    The end of the block, reached only if the exec failed, puts everything back, down to the
-    descriptors that were in the way.
+    Inside the block they are open at :attr:`fds` as well, and inheritable there, and
+    :attr:`environ` tells the new image of them.
+    The end of the block is reached only if the exec failed.
     """
 
     def __init__(self, rows: Sequence[tuple[int, Origin]], environ: Mapping[str, str]) -> None:
-        self._sources = [fd for fd, _ in rows]
-        self._saved: dict[int, tuple[int, bool] | None] = {}
-        self.fds = range(FIRST, FIRST + len(rows))
-        self.environ = {k: v for k, v in environ.items() if k not in VARIABLES}
-        if rows:
-            names = ":".join(origin.encode() for _, origin in rows)
-            values = (str(os.getpid()), str(len(rows)), names)
-            self.environ.update(zip(VARIABLES, values, strict=True))
+        self._rows = rows
+        self.fds: list[int] = []
+        self.environ = {k: v for k, v in environ.items() if k not in (OWN, *VARIABLES)}
 
     def __enter__(self) -> Self:
         try:
-            self._place()
+            for fd, _ in self._rows:
+                # Not those of the standard streams, which may be closed.
+                self.fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD, FIRST))
         except OSError as error:
-            self._restore()
+            self._close()
             reason = f"the listening sockets cannot be passed on ({error.strerror})"
             raise CannotRestart((), reason) from error
+        names = [origin.encode() for _, origin in self._rows]
+        told = [f"{fd}.{name}" for fd, name in zip(self.fds, names, strict=True)]
+        if told:
+            self.environ[OWN] = ":".join((str(os.getpid()), *told))
         return self
 
     def __exit__(
@@ -154,39 +181,8 @@ class HandDown:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
+        self._close()
 
-    def _place(self) -> None:
-        # First all out of the way: a socket may sit where another has to go.
-        lifted: list[int] = []
-        try:
-            lifted.extend(_copy_above(fd, self.fds.stop) for fd in self._sources)
-            for source, target in zip(lifted, self.fds, strict=True):
-                self._saved[target] = _save(target, self.fds.stop)
-                os.dup2(source, target, inheritable=True)
-        finally:
-            for fd in lifted:
-                os.close(fd)
-
-    def _restore(self) -> None:
-        for target, saved in self._saved.items():
-            if saved is None:
-                with contextlib.suppress(OSError):
-                    os.close(target)
-            else:
-                copy, inheritable = saved
-                os.dup2(copy, target, inheritable)
-                os.close(copy)
-        self._saved.clear()
-
-
-def _copy_above(fd: int, floor: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
-
-
-def _save(fd: int, floor: int) -> tuple[int, bool] | None:
-    try:
-        inheritable = os.get_inheritable(fd)
-    except OSError:
-        return None
-    return _copy_above(fd, floor), inheritable
+    def _close(self) -> None:
+        while self.fds:
+            os.close(self.fds.pop())

@@ -16,6 +16,7 @@ import pytest
 from sitebus.errors import CannotRestart, TrialFailed
 from sitebus.plugins.autoreload import Autoreloader
 from sitebus.process import Engine
+from sitebus.reload.named import Named
 from tests.helpers import Child, nothing_left, wait_for
 
 PATIENCE = 10.0
@@ -128,6 +129,44 @@ def test_files_may_be_named_at_any_time(site: Site, module: Path, tmp_path: Path
     other.write_text("X = 1\n")
     site.wait_for_restart()
     assert f"Restarting because {other} changed." in site.logged
+
+
+def told(site: Engine, *files: Path) -> Autoreloader:
+    """Watch *files* only, as the system tells."""
+    plugin = Autoreloader(site, match="nothing", debounce=0.02)
+    plugin.files.update(map(str, files))
+    plugin.subscribe()
+    site.start()
+    watcher = plugin._watcher
+    assert watcher is not None
+    wait_for(lambda: watcher._notices and watcher._agenda.left() is None, 20)
+    return plugin
+
+
+def test_the_files_may_be_others_at_any_time(site: Site, module: Path, tmp_path: Path) -> None:
+    """A set of one's own in place of the bus's is heard of, though nothing else happens."""
+    other = tmp_path / "later.py"
+    other.write_text("")
+    plugin = told(site, module)
+    site.autoreload.files = Named([str(other)])
+    wait_for(lambda: str(other) in plugin.mtimes)
+    other.write_text("X = 1\n")
+    site.wait_for_restart()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="not Linux")
+def test_a_watch_that_somebody_closed_is_made_anew(
+    site: Site, module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some libraries close every descriptor there is, and know nothing of ours."""
+    monkeypatch.setattr("sitebus.plugins.autoreload.FIRST_DELAY", 0.01)
+    plugin = told(site, module)
+    assert plugin._watcher is not None
+    os.close(plugin._watcher._notices._queue.fd)  # type: ignore[union-attr]
+    for text in ("X = 22\n", "X = 333\n"):
+        module.write_text(text)
+        site.wait_for_restart()
+    assert sum("Error while reloading" in each for each in site.logged) == 1
 
 
 def test_a_syntax_error_is_refused_without_a_trial(site: Site, module: Path) -> None:
@@ -372,6 +411,7 @@ PROGRAM = """
 import sys
 from sitebus.process import Engine
 from sitebus.plugins.autoreload import Autoreloader
+from sitebus.reload.named import Named
 from sitebus.plugins.signals import SignalHandler
 
 engine = Engine()

