@@ -11,10 +11,12 @@ import pytest
 from sitebus.process import Engine
 from tests.helpers import SiteProcess, nothing_left
 
+# So a shell leaves these two to what runs in its background; sites heed that, and these tests mean
+# the others.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # So a shell leaves it to what runs in its background; sites heed that, and these tests mean
-    # the others.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 with suppress(ImportError):
