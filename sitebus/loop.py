@@ -45,7 +45,7 @@ class LoopThread:
             if self._loop is None:
                 self._loop = _new_loop()
                 self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="sitebus loop", daemon=True
+                    target=_run, args=(self._loop,), name="sitebus loop", daemon=True
                 )
                 self._thread.start()
             return self._loop
@@ -113,6 +113,18 @@ class Outcome(NamedTuple):
         if self.leaving is not None:
             raise self.leaving
         return self.result
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run *loop* until it is stopped: a task that leaves the interpreter ends only itself."""
+    while True:
+        try:
+            loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as leaving:
+            told = {"message": f"a task raised {leaving!r}; the loop goes on", "exception": leaving}
+            loop.call_exception_handler(told)
+        else:
+            return
 
 
 async def _kept(coroutine: Coroutine[Any, Any, Any]) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from sitebus.errors import DuplicateMount, LifespanFailed, WouldDeadlock
 from sitebus.loop import LoopThread
 from sitebus.mounts import Site
 from tests.asgi_helpers import Living, answer, ask, asked, request, saying
-from tests.helpers import wait_for
+from tests.helpers import ROOT, wait_for
 
 
 @pytest.fixture
@@ -413,6 +414,25 @@ def test_asgi_applications_are_reached_through_the_wsgi_face(site: Site) -> None
     assert ask_wsgi(site.wsgi, "/app/x").text.startswith("app '/app' '/app/x'")
 
 
+@pytest.mark.parametrize("server", [("/run/x.sock", None), None])
+@pytest.mark.parametrize("host", ["localhost", "localhost:9000"])
+def test_no_client_chooses_the_port_by_which_it_came(site: Site, server: Any, host: str) -> None:
+    """What is mounted on an inner port must not be reached through a socket without one."""
+
+    def saying_wsgi(text: bytes) -> Any:
+        def app(environ: Any, start_response: Any) -> list[bytes]:
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [text]
+
+        return app
+
+    site.mount(saying_wsgi(b"public"))
+    for port in (80, 9000):
+        site.mount(saying_wsgi(b"inner"), port=port)
+    assert ask(site.asgi, "/x", host=host, server=server).text == "public"
+    assert ask(site.asgi, "/x", host=host, server=("127.0.0.1", 9000)).text == "inner"
+
+
 # Lifespans.
 
 
@@ -604,3 +624,233 @@ def test_changes_while_requests_run_leave_no_hole(site: Site, loop: LoopThread) 
         assert run(loop, asked(site.asgi, request("/x"))).status == 200
         count += 1
     thread.join()
+
+
+# What servers and clients do besides.
+
+
+async def _served(
+    app: ASGIApplication, scope: Scope, receive: Receive, *, closed: str = ""
+) -> list[Message]:
+    """Call *app* as a server does that raises when a message of the type *closed* is sent."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        if message["type"] == closed:
+            raise RuntimeError("it is closed")
+        sent.append(message)
+
+    async def called() -> None:
+        await app(scope, receive, send)
+
+    await asyncio.wait_for(called(), 5)
+    return sent
+
+
+def from_list(*messages: Message) -> Receive:
+    """Answer what gives these messages, and then never another."""
+    left = list(messages)
+
+    async def receive() -> Message:
+        while not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    return receive
+
+
+@pytest.mark.parametrize("app", [nothing, no_body])
+def test_a_server_that_does_not_stop_listening_holds_nothing_up(
+    site: Site, app: ASGIApplication, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server in another language need not heed a cancellation."""
+
+    async def ask_it() -> list[Message]:
+        over = asyncio.Event()
+
+        async def receive() -> Message:
+            while not over.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await over.wait()
+            raise OSError("closed")
+
+        try:
+            return await _served(site.asgi, request(), receive)
+        finally:
+            over.set()
+
+    site.mount(app)
+    assert asyncio.run(ask_it())[0]["status"] == 500
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_a_client_that_never_stops_sending_holds_nothing_up(site: Site, kind: str) -> None:
+    """Its messages are only looked through for the news that it has gone."""
+    count = 0
+
+    async def receive() -> Message:
+        nonlocal count
+        count += 1
+        return {"type": f"{kind}.receive", "body": b"x", "text": "x", "more_body": True}
+
+    site.mount(nothing)
+    sent = asyncio.run(_served(site.asgi, request(kind=kind), receive))
+    assert sent[-1]["type"] in ("http.response.body", "websocket.close")
+    assert count <= 1000
+
+
+def test_a_websocket_whose_end_was_heard_is_no_failure(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not every server says a second time that the client has gone; most then take no close."""
+
+    async def listen(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    site.mount(listen)
+    ended = from_list({"type": "websocket.connect"}, {"type": "websocket.disconnect"})
+    scope = request(kind="websocket")
+    sent = asyncio.run(_served(site.asgi, scope, ended, closed="websocket.close"))
+    assert [each["type"] for each in sent] == ["websocket.accept"]
+    assert not caplog.records
+
+
+def test_a_half_refused_websocket_is_one_failure(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No close can follow the beginning of a response: the server breaks it off."""
+
+    async def half_denied(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+
+    site.mount(half_denied)
+    got = connect(site, "/", extensions={"websocket.http.response": {}})
+    assert got.types == ["websocket.http.response.start"]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_what_a_failed_request_left_running_says_nothing_more(site: Site, starts: bool) -> None:
+    """The response is the site's by then, or broken off."""
+    refused: list[str] = []
+    tasks = []
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        async def later() -> None:
+            for kind in ("http.response.start", "http.response.body"):
+                try:
+                    await send({"type": kind, "status": 200, "headers": []})
+                except Exception as error:
+                    refused.append(str(error))
+
+        tasks.append(asyncio.ensure_future(later()))
+        if starts:
+            await half(scope, receive, send)
+        raise KeyError("x")
+
+    async def ask_it() -> list[Message]:
+        sent = await _served(site.asgi, request(), from_list())
+        await asyncio.wait(tasks)
+        return sent
+
+    site.mount(failing)
+    sent = asyncio.run(ask_it())
+    assert [each["type"] for each in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["status"] == (200 if starts else 500)
+    assert len(refused) == 2
+
+
+def test_an_application_at_the_root_is_told_the_whole_path(site: Site) -> None:
+    """Also by servers that do not repeat in it what is in front of the site."""
+    site.mount(saying("root"))
+    assert ask(site.asgi, "/x", root_path="/out").text == "root '/out' '/out/x' '/out/x'"
+    assert ask(site.asgi, "/out/x", root_path="/out").text == "root '/out' '/out/x' '/out/x'"
+
+
+@pytest.mark.parametrize("lifespan", ["auto", "on"])
+def test_each_request_has_a_state_of_its_own(site: Site, lifespan: Any) -> None:
+    """Frameworks keep what is of one request there; a server may give the same one to all."""
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["user"] = "me"
+        await answer(send, "done")
+
+    site.mount(noting, lifespan=lifespan)
+    shared: dict[str, Any] = {}
+    assert ask(site.asgi, state=shared).text == "done"
+    assert shared == {}
+    scope = request()
+    del scope["state"]
+    assert asyncio.run(asked(site.asgi, scope)).text == "done"
+
+
+def test_a_scope_may_have_no_more_than_it_must(site: Site) -> None:
+    """The specification lets servers leave out the rest."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, f"{scope.get('root_path')} {scope['path']}")
+
+    def wsgi(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [environ["SCRIPT_NAME"].encode(), environ["PATH_INFO"].encode()]
+
+    for style in ("spec", "stripped", "flat"):
+        site.mount(app, f"/{style}", path_style=style, slash="redirect")
+    site.mount(wsgi, "/wsgi")
+    site.mount(app, "/deep/er")
+
+    def least(path: str) -> str:
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1",
+                 "method": "GET", "path": path, "query_string": b"", "headers": []}  # fmt: skip
+        got = asyncio.run(asked(site.asgi, scope))
+        return got.headers.get("location") or got.text
+
+    assert least("/spec/x") == "/spec /spec/x"
+    assert least("/stripped/x") == "/stripped /x"
+    assert least("/flat/x") == " /x"
+    assert least("/flat") == "/flat/"
+    assert least("/wsgi/x") == "/wsgi/x"
+    assert least("/deep/er/x") == "/deep/er /deep/er/x"
+    assert least("/none").startswith("404")
+
+
+def test_a_response_to_head_has_no_size(site: Site, tmp_path: Any) -> None:
+    """As on the other face: the server sends nothing of the body."""
+    from sitebus.mounts.access import AccessLog
+
+    with AccessLog(tmp_path / "access.log") as log:
+        site.configure(access_log=log)
+        site.mount(saying("x"), "/x")
+        ask(site.asgi, "/x", method="HEAD")
+    assert '"HEAD /x HTTP/1.1" 200 0 ' in (tmp_path / "access.log").read_text()
+
+
+_FORKING = """
+import os, sys, asyncio
+from sitebus.mounts import Site
+from tests.asgi_helpers import ask
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+site = Site()
+site.mount(app, "/w")
+assert ask(site.asgi, "/w").text == "ok"
+child = os.fork()
+if not child:
+    os._exit(7 if ask(site.asgi, "/w").text == "ok" else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """A fork copies what is known of them, but not them."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-W", "ignore", "-c", _FORKING]
+    subprocess.run(command, check=True, timeout=30, cwd=ROOT)

@@ -484,3 +484,29 @@ def test_everyone_who_waits_hears_every_state(bus: Bus) -> None:
             if isinstance(message := box.get(), Entered):
                 seen.append(message.state)
     assert seen == ["B", "C", "D"]
+
+
+@pytest.mark.parametrize("leaving", [SystemExit, KeyboardInterrupt])
+def test_a_task_that_leaves_the_interpreter_ends_only_itself(
+    leaving: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everything else on the loop, a whole site perhaps, would stand still for ever."""
+    import asyncio
+
+    from sitebus.loop import LoopThread
+
+    async def leave() -> None:
+        raise leaving
+
+    async def parent() -> str:
+        task = asyncio.create_task(leave())
+        await asyncio.wait({task})
+        return "here"
+
+    thread = LoopThread()
+    try:
+        assert thread.submit(parent()).result(5).get() == "here"
+        assert thread.submit(asyncio.sleep(0, "still here")).result(5).get() == "still here"
+        assert "the loop goes on" in caplog.text
+    finally:
+        thread.stop()

@@ -46,22 +46,27 @@ class LifespanKeeper(Plugin):
             # What is mounted later comes up when it is mounted, which takes the loop.
             lifespans.open(lambda: self.bus.loop)
             return
-        try:
-            self._wait(lifespans.start(), "the applications to come up")
-        except Exception as error:  # noqa: BLE001 - a stranger's code, or too slow
-            self._refused = True
+        error, before = self._start_all(), self._refused
+        self._refused = error is not None
+        if error is not None:
             self.refuse(error)
-        else:
-            if self._refused:
-                self._refused = False
-                self.accept()
+        elif before:
+            self.accept()
+
+    def _start_all(self) -> Exception | None:
+        try:
+            self._wait(self.site.lifespans.start(), "the applications to come up", "did not start")
+        except Exception as error:  # noqa: BLE001 - a stranger's code, or too slow
+            return error
+        return None
 
     @listens("stop", priority=Priority.SERVER_STOP + 1)
     def stop(self) -> None:
         """Have them end, the last one first; every server has drained."""
         try:
             if self.site.lifespans.live:
-                failures = self._wait(self.site.lifespans.stop(), "the applications to end")
+                ending = self.site.lifespans.stop()
+                failures = self._wait(ending, "the applications to end", "did not end well")
                 for failure in failures:
                     self.bus.log(f"{failure}\n{failure.traceback_text}".rstrip(), ERROR)
         finally:
@@ -69,7 +74,7 @@ class LifespanKeeper(Plugin):
             # Who is still busy had the servers' time, and was named by them.
             self.site.crossing.close(GRACE)
 
-    def _wait(self, coroutine: Coroutine[Any, Any, T], what: str) -> T:
+    def _wait(self, coroutine: Coroutine[Any, Any, T], what: str, did: str) -> T:
         import asyncio
 
         future = asyncio.run_coroutine_threadsafe(coroutine, self.bus.loop)
@@ -85,4 +90,4 @@ class LifespanKeeper(Plugin):
                 if (stuck := self.site.lifespans.blocking()) is not None:
                     future.cancel()
                     reason = f"it has held the event loop up for more than {stuck.timeout:g} s"
-                    raise LifespanFailed(stuck.name, reason) from None
+                    raise LifespanFailed(stuck.name, reason, did) from None

@@ -91,7 +91,8 @@ def _suiting(site: Site) -> dict[str, Any]:
     """Answer what suits the applications better than the defaults, if nobody has said it."""
     from importlib.util import find_spec
 
-    if site.speech() == "wsgi" or os.environ.get("SITEBUS_SERVER__ADAPTER"):
+    said = {name.removeprefix("SITEBUS_").lower() for name in os.environ}
+    if site.speech() == "wsgi" or said & {"server__adapter", "server_main__adapter"}:
         return {}
     return {"server.adapter": "uvicorn"} if find_spec("uvicorn") else {}
 

@@ -257,7 +257,7 @@ class Site:
     def find(self, environ: WSGIEnvironment) -> Mount | None:
         """Answer the mount that a request goes to, as the server tells it; None if none does."""
         table = self._table
-        prefixes = table.choose(wsgi.host_of(environ), environ.get("SERVER_PORT", ""))
+        prefixes = table.choose(wsgi.host_of(environ), wsgi.port_of(environ))
         return prefixes.find(environ.get("PATH_INFO", ""))[0] if prefixes is not None else None
 
     @property
@@ -406,9 +406,9 @@ class Site:
 
     async def _across(self, scope: Scope, receive: Receive, send: Send, path: str | None) -> None:
         if scope["type"] == "websocket":
-            from sitebus.mounts import asgi
+            from sitebus.mounts.telling import send_answer
 
-            await asgi.send_answer(pages.plain("404 Not Found"), scope, send)
+            await send_answer(pages.plain("404 Not Found"), scope, send)
             return
         await self.crossing.to_asgi(scope, receive, send)
 

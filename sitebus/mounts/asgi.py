@@ -7,15 +7,15 @@ styles in which some frameworks want theirs (`PathStyle`).
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from sitebus.errors import BadMessage
 from sitebus.mounts import pages
 from sitebus.mounts.cookies import ROOT
-from sitebus.mounts.reply import BEGUN, COMPLETE, NOTHING, Reply, SocketReply
+from sitebus.mounts.faults import failed, unfinished
+from sitebus.mounts.reply import COMPLETE, NOTHING, Reply, SocketReply
+from sitebus.mounts.telling import described, send_answer, wire
 
 if TYPE_CHECKING:
     from sitebus.asgi import ASGIApplication, Message, Receive, Scope, Send
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 #: Longer paths are cut by a search that never looks further than the longest prefix.
 _LONG_PATH = 1000
-
-#: What a WebSocket is closed with whose application failed (RFC 6455, section 7.4.1).
-_INTERNAL_ERROR = 1011
 
 
 def face(site: Site) -> ASGIApplication:
@@ -136,13 +133,6 @@ def below(root: str, path: str) -> str:
     return path
 
 
-def wire(path: str) -> str:
-    """Answer *path* as WSGI spells it."""
-    if path.isascii():
-        return path
-    return path.encode("utf-8", "surrogateescape").decode("latin-1")
-
-
 def host_of(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"host":
@@ -192,9 +182,9 @@ def isolated(mount: Mount) -> Answer:
                 own["state"] = state.copy() if state else {}
             await application(own, receive, reply.say)
             if reply.phase != COMPLETE:
-                await _unfinished(mount, scope, receive, send, reply)
+                await unfinished(mount, scope, receive, send, reply)
         except BaseException as error:  # noqa: BLE001 - a stranger's code
-            await _failed(mount, scope, receive, send, reply, error)
+            await failed(mount, scope, receive, send, reply, error)
         finally:
             leave()
             if flights.awaited:
@@ -270,162 +260,7 @@ def _is_hex(digits: bytes) -> bool:
     return len(digits) == 2 and all(each in b"0123456789abcdefABCDEF" for each in digits)
 
 
-# What goes wrong.
-
-
-async def _unfinished(mount: Mount, scope: Scope, receive: Receive, send: Send, reply: Any) -> None:
-    """Deal with an application that returned too soon, unless it was left alone before."""
-    if type(reply) is SocketReply:
-        if not reply.left and not await has_left(receive):
-            await _unclosed(mount, scope, send, reply)
-        return
-    if await has_left(receive):
-        return
-    expected = (
-        "the last of the body must follow"
-        if reply.phase != NOTHING
-        else "http.response.start and http.response.body were expected"
-    )
-    sent = "only a part of the response" if reply.phase != NOTHING else "no response"
-    await _excused(mount, scope, send, reply, BadMessage(sent, expected))
-
-
-async def _unclosed(mount: Mount, scope: Scope, send: Send, reply: SocketReply) -> None:
-    """Deal with an application that left a WebSocket open, or unanswered."""
-    if reply.denied:
-        error = BadMessage("only a part of the response", "the last of the body must follow")
-        mount.record(described(scope), error)
-        return  # the server breaks it off
-    if not reply.accepted:
-        mount.record(described(scope), BadMessage("nothing", "a WebSocket is to be answered"))
-    code = 1000 if reply.accepted else _INTERNAL_ERROR
-    await _quietly(send({"type": "websocket.close", "code": code, "reason": ""}))
-
-
-async def _failed(
-    mount: Mount, scope: Scope, receive: Receive, send: Send, reply: Any, error: BaseException
-) -> None:
-    """Record *error* and answer a 500, or leave the response unfinished if it is too late."""
-    if isinstance(error, asyncio.CancelledError) and _is_cancelled():
-        raise error
-    if type(reply) is SocketReply:
-        if _is_lost(error) and (reply.left or await has_left(receive)):
-            return  # the client has gone, which is nobody's fault
-        mount.record(described(scope), error)
-        if reply.phase != COMPLETE and not reply.denied:
-            code = _INTERNAL_ERROR
-            await _quietly(send({"type": "websocket.close", "code": code, "reason": ""}))
-        return
-    if _is_lost(error) and await has_left(receive):
-        return
-    await _excused(mount, scope, send, reply, error)
-
-
-async def _excused(
-    mount: Mount, scope: Scope, send: Send, reply: Reply, error: BaseException
-) -> None:
-    environ = described(scope)
-    mount.record(environ, error)
-    # Before anything is awaited: the application's tasks may go on.
-    phase, reply.phase = reply.phase, COMPLETE
-    if phase < BEGUN:
-        await _quietly(send_answer(mount.page(environ, error), scope, send))
-
-
-async def _quietly(sending: Awaitable[None]) -> None:
-    try:
-        await sending
-    except Exception:  # noqa: BLE001 - the server's: nobody is there to be told, in its own words
-        pass
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or bool(task.cancelling())
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Tell whether *error* may come from a lost connection, perhaps by way of a framework's."""
-    cause: BaseException | None = error
-    for _ in range(8):
-        if cause is None or isinstance(cause, OSError):
-            break
-        cause = cause.__cause__ or cause.__context__
-    return isinstance(cause, OSError)
-
-
-async def has_left(receive: Receive) -> bool:
-    """Tell whether the server knows that the client has gone, without waiting for it to go."""
-    for _ in range(_MOST_PENDING):
-        asking = asyncio.ensure_future(receive())
-        # The server answers at once if it knows, in one step or a few.
-        await asyncio.wait({asking}, timeout=0)
-        if not asking.done():
-            # What a server answers by code that is not Python's may not heed it, nor end.
-            asking.cancel()
-            asking.add_done_callback(_heard)
-            return False
-        if asking.cancelled() or asking.exception() is not None:
-            return True
-        message = asking.result()
-        if message["type"] in ("http.disconnect", "websocket.disconnect"):
-            return True
-    return False  # it still talks
-
-
-#: So many messages are looked through for the news that a client has gone.
-_MOST_PENDING = 1000
-
-
-def _heard(asking: asyncio.Future[Any]) -> None:
-    """Take notice of a failure, or asyncio complains of it."""
-    if not asking.cancelled():
-        asking.exception()
-
-
 # What the site itself says.
-
-
-def described(scope: Scope) -> dict[str, Any]:
-    """Answer as much of a WSGI environ as logs and pages ask for."""
-    told: dict[str, Any] = {
-        "REQUEST_METHOD": scope.get("method", "GET"),
-        "SCRIPT_NAME": "",
-        "PATH_INFO": wire(scope["path"]),
-        "QUERY_STRING": str(scope.get("query_string", b""), "latin-1"),
-        "SERVER_PROTOCOL": f"HTTP/{scope.get('http_version', '1.1')}",
-    }
-    if scope.get("client"):
-        told["REMOTE_ADDR"] = scope["client"][0]
-    if scope.get("raw_path"):
-        query = told["QUERY_STRING"]
-        uri = str(scope["raw_path"], "latin-1")
-        told["REQUEST_URI"] = f"{uri}?{query}" if query else uri
-    for name, value in scope["headers"]:
-        if name in _TOLD:
-            told[_TOLD[name]] = str(value, "latin-1")
-    return told
-
-
-_TOLD = {
-    b"host": "HTTP_HOST", b"accept": "HTTP_ACCEPT", b"referer": "HTTP_REFERER",
-    b"user-agent": "HTTP_USER_AGENT",
-}  # fmt: skip
-
-
-async def send_answer(answer: pages.Answer, scope: Scope, send: Send) -> None:
-    """Send what the site itself says."""
-    status, headers, body = answer
-    kind = "http.response"
-    if scope["type"] == "websocket":
-        kind = "websocket.http.response"
-        if kind not in (scope.get("extensions") or ()):
-            # To the client that is a 403.
-            await send({"type": "websocket.close", "code": 1000, "reason": ""})
-            return
-    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    await send({"type": f"{kind}.start", "status": int(status[:3]), "headers": pairs})
-    await send({"type": f"{kind}.body", "body": b"" if scope.get("method") == "HEAD" else body})
 
 
 def answering(site: Site, say: Callable[[Site, dict[str, Any]], pages.Answer]) -> Answer:

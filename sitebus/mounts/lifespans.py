@@ -231,8 +231,10 @@ def _error_of(task: asyncio.Task[None]) -> BaseException | None:
 
 
 def _ending(error: BaseException) -> str:
-    if isinstance(error, SitebusError):
+    if isinstance(error, BadMessage):
         return str(error)
+    if isinstance(error, LeftByException):
+        error = error.error
     return f"it raised {type(error).__name__}: {error}"
 
 

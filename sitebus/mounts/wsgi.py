@@ -84,7 +84,7 @@ def _choosing(site: Site, nothing: Serve) -> Callable[[WSGIEnvironment, str], tu
     def choose(environ: WSGIEnvironment, path: str) -> tuple[Serve, str]:
         if merge is not None and "//" in path:
             return merge, path
-        prefixes = only or table.choose(host_of(environ), environ.get("SERVER_PORT", ""))
+        prefixes = only or table.choose(host_of(environ), port_of(environ))
         if prefixes is None:
             return unknown_host, path
         mount, length = prefixes.find(path)
@@ -98,6 +98,17 @@ def _choosing(site: Site, nothing: Serve) -> Callable[[WSGIEnvironment, str], tu
 def host_of(environ: WSGIEnvironment) -> str:
     host: str = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
     return host
+
+
+def port_of(environ: WSGIEnvironment) -> str:
+    """Answer the port of the listening socket, "" if it has none."""
+    scope = environ.get("asgi.scope")
+    if scope is None:
+        port: str = environ.get("SERVER_PORT", "")
+        return port
+    # The environ must have one then, and may have the one that the client writes into ``Host``.
+    server = scope.get("server")
+    return str(server[1]) if server and server[1] is not None else ""
 
 
 def isolated(mount: Mount) -> Serve:  # noqa: C901 - see below

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sitebus.reload.face import EVENTS, FRESH, HEADER, HEARTBEAT, Face, Insert
@@ -116,10 +115,8 @@ async def _next(box: _Box) -> bytes | None:
 
 
 async def _gone(receive: Receive) -> None:
-    # Whatever a server raises here, it has lost the client.
-    with suppress(Exception):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _send(send: Send, status: int, headers: list[tuple[str, str]], body: bytes) -> None:

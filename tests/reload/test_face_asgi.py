@@ -16,7 +16,9 @@ PAGE = (b"<html><body><p>hel", b"lo</p></body></html>")
 HTML = (b"accept", b"text/html")
 
 
-def page(chunks: Iterable[bytes] = PAGE, *more: tuple[bytes, bytes]) -> ASGIApplication:
+def page(
+    chunks: Iterable[bytes | bytearray | memoryview] = PAGE, *more: tuple[bytes, bytes]
+) -> ASGIApplication:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/html"), (b"etag", b"1"), *more]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -159,3 +161,9 @@ def test_websockets_and_lifespans_pass() -> None:
     face.fail("not reloaded", "x")
     asyncio.run(asked(face.asgi, request(kind="websocket")))
     assert seen == ["websocket"]
+
+
+def test_a_body_may_be_any_bytes() -> None:
+    """As where nothing is put into it."""
+    face = faced(page([memoryview(b"<body>x"), bytearray(b"</body>")]), browser=True)
+    assert visit(face).text.startswith("<body>x<script")
