@@ -301,6 +301,7 @@ def test_a_disabled_mount_keeps_its_place_and_serves_nothing(site: Site) -> None
     [
         (saying("x"), {"slash": "redirct"}, BadMountOption),
         (saying("x"), {"cookie_path": "own"}, BadMountOption),
+        (saying("x"), {"lifespan": "on"}, BadMountOption),
         (saying("x"), {"path": "nope"}, BadPrefix),
         (None, {}, NotAnApplication),
         ("module:app", {}, NotAnApplication),

@@ -35,8 +35,7 @@ def servers(
         adapter: Any = adapters.find(settings["adapter"])
         rows = {row.name for row in settings.section.rows} - _NOT_THEIRS
         own = {name: settings[name] for name in rows}
-        if settings.extras:
-            own["native"] = {key.partition(".")[2]: each for key, each in settings.extras.items()}
+        own |= _native(settings, engine)
         ours = isinstance(adapter, type) and issubclass(adapter, SiteServer)
         yield adapter(
             engine,
@@ -46,6 +45,18 @@ def servers(
             name=settings.name,
             **own,
         )
+
+
+def _native(settings: Settings, engine: Engine) -> dict[str, Any]:
+    """Answer the adapter's library's own options; those of others are told of, and left out."""
+    found: dict[str, Any] = {}
+    for key, value in settings.extras.items():
+        library, _, name = key.partition(".")
+        if library == settings["adapter"]:
+            found[name] = value
+        else:
+            engine.log(f"{settings.title}: {key} is of no use with {settings['adapter']}", 30)
+    return {"native": found} if found else {}
 
 
 def _tls(settings: Settings) -> adapters.TLS | None:

@@ -96,6 +96,8 @@ class Mount:
         self._flights = Flights()
         self._asked = _filtered(self)
         self._lifespan: Lifespan | None = None
+        if lifespan == "on" and not self.is_asgi:
+            raise BadMountOption("lifespan", lifespan, ("auto", "off"))
         if self.is_asgi and lifespan != "off":
             self._lifespan = Lifespan(self._asked, self.name, lifespan, lifespan_timeout)
         self._serve: Serve

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sitebus import bridges
     from sitebus.asgi import ASGIApplication
+    from sitebus.bridges.asgi_under_wsgi import AsgiUnderWsgi
     from sitebus.loop import LoopThread
     from sitebus.mounts import Site
 
@@ -40,7 +41,7 @@ class Crossing:
         self._pid = 0
         self._pool: bridges.Threads | None = None
         self._to_asgi: ASGIApplication | None = None
-        self._to_wsgi: WSGIApplication | None = None
+        self._to_wsgi: AsgiUnderWsgi | None = None
 
     @property
     def to_asgi(self) -> ASGIApplication:
@@ -85,6 +86,10 @@ class Crossing:
         with self._making:
             pool, self._pool, self._to_asgi = self._pool, None, None
             own, self._own = self._own, None
+            talk, self._to_wsgi = self._to_wsgi, None
+        # Work after a response has its time; then a loop may end, on which it would hang for good.
+        if talk is not None:
+            talk.stop(timeout)
         if pool is not None:
             pool.stop(timeout)
         if own is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from sitebus.config.kinds import BadValue, Context, Kind
+from sitebus.config.kinds import FREE_TEXT, BadValue, Context, Kind
 from sitebus.config.options import Option, Row, Section, is_secret_name
 from sitebus.errors import BadServerOption, SitebusError, UnknownNativeOption
 
@@ -52,6 +52,9 @@ def section(known: Section, adapter: Any) -> Section:
 
     def others(key: str) -> Row | None:
         prefix, dot, name = key.partition(".")
+        if dot and prefix in known.families and prefix != library:
+            # One file may be tried with several adapters.
+            return Option(key, FREE_TEXT, "", f"Of no use without adapter = {prefix}.")
         if not library or not dot or prefix != library:
             return None
         said = f"An option of {library} itself."

@@ -10,8 +10,11 @@ from typing import Any, Literal
 import pytest
 
 from sitebus import assembly
+from sitebus.assembly import parts
 from sitebus.config import Override
 from sitebus.errors import BadServerOption, ConfigErrors, UnknownNativeOption
+from sitebus.process import Engine
+from sitebus.servers import Faces, SiteServer
 from sitebus.servers.native import Native, of_attributes, of_signature, read
 
 
@@ -152,13 +155,28 @@ def test_a_server_may_be_named_like_its_library(tmp_path: Path) -> None:
     assert server["threads"] == 5
 
 
+def test_options_of_another_adapter_are_told_of(tmp_path: Path) -> None:
+    """One file may be tried with several."""
+    pytest.importorskip("uvicorn")
+    text = "[server]\nadapter = uvicorn\nuvicorn.http = h11\nbind = 127.0.0.1:0\n"
+    configuration = config(tmp_path, text, ("server", "adapter", "wsgiref"))
+    logged: list[str] = []
+    engine = Engine()
+    engine.subscribe("log", lambda msg, level: logged.append(msg))
+    faces = Faces(print, lambda: print, lambda: "wsgi")
+    (server,) = parts.servers(configuration, engine, faces)
+    assert isinstance(server, SiteServer)
+    assert server.native == {}
+    assert any("uvicorn.http is of no use with wsgiref" in each for each in logged)
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
         ("uvicorn.htp = h11", "site.ini:3: uvicorn.htp = 'h11': uvicorn has no option 'htp'"),
         ("uvicorn.limit_concurrency = x", "site.ini:3: uvicorn.limit_concurrency = 'x': "),
         ("uvicorn.port = 80", "say it with 'bind'"),
-        ("waitress.threads = 3", "site.ini:3: [server] has no setting 'waitress.threads'"),
+        ("waitres.threads = 3", "site.ini:3: [server] has no setting 'waitres.threads'"),
     ],
 )
 def test_a_mistake_names_its_line(tmp_path: Path, line: str, sentence: str) -> None:
