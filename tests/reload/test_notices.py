@@ -307,6 +307,8 @@ def test_a_silent_file_system_may_come_later(
         assert isinstance(named, set)
         named.add(str(page))
         wait_for(lambda: seen.watcher.polls)
+        # What is only named is known from the first look on.
+        wait_for(lambda: str(page) in seen.watcher.snapshot.states)
         page.write_text("X = 1\n")
         assert seen.names() == ["b.py"]
     assert len(seen.logged) == 1
