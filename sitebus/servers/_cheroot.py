@@ -118,6 +118,12 @@ class Writer(StreamWriter):
     _holds_next = False
     _held = b""
 
+    def __del__(self) -> None:
+        # What is left for a client that has gone cannot be sent; from 3.13 on the interpreter
+        # would say so on standard error.
+        with suppress(OSError, ValueError):
+            self.close()
+
     def hold_next(self) -> None:
         """Keep what is written next until more is, or `send_held` is called."""
         self._holds_next = True
