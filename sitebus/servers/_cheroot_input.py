@@ -10,17 +10,17 @@ is left of the chunk that was begun. Nothing is read ahead of the application bu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from cheroot.errors import MaxSizeExceeded
 
 from sitebus.errors import BodyTooLarge, ClientGone
+from sitebus.servers.lines import Lines
 
 _UNREAD = "all of its request was read"
 
 
-class Input:
+class Input(Lines):
     """A body whose length was told.
 
     Raises:
@@ -49,21 +49,6 @@ class Input:
         if len(line) < wanted and not line.endswith(b"\n"):
             raise ClientGone(_UNREAD)
         return line
-
-    def readlines(self, hint: int | None = -1) -> list[bytes]:
-        """Answer the lines that are left, or as many as make *hint* bytes."""
-        most = sys.maxsize if hint is None or hint <= 0 else hint
-        lines: list[bytes] = []
-        length = 0
-        for line in self:
-            lines.append(line)
-            length += len(line)
-            if length >= most:
-                break
-        return lines
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.readline, b"")
 
 
 class ChunkedInput(Input):

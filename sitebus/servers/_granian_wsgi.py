@@ -28,6 +28,7 @@ from sitebus.errors import BadMessage, BodyTooLarge, ClientGone
 from sitebus.servers._granian import Loop, scheduler
 from sitebus.servers.connections import Door
 from sitebus.servers.hosting import Speech
+from sitebus.servers.lines import Lines
 
 Headers = list[tuple[str, str]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
@@ -43,7 +44,7 @@ MOST_CODES = 500
 TEXT = [("Content-Type", "text/plain")]
 
 
-class Input:
+class Input(Lines):
     """A request's body as PEP 3333 has it.
 
     Args:
@@ -84,20 +85,6 @@ class Input:
         end = min(end or len(line), most)
         self._ahead = line[end:]
         return line[:end]
-
-    def readlines(self, hint: int | None = -1) -> list[bytes]:
-        most = sys.maxsize if hint is None or hint <= 0 else hint
-        lines: list[bytes] = []
-        length = 0
-        for line in self:
-            lines.append(line)
-            length += len(line)
-            if length >= most:
-                break
-        return lines
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.readline, b"")
 
     def end(self) -> None:
         """Let go of what granian has; there is nothing more to read."""

@@ -5,18 +5,15 @@ The HTTP is in `sitebus.servers._cheroot`, imported when a server is started.
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sitebus.servers.connections import Door
 from sitebus.servers.hosting import Abilities, SiteServer
-from sitebus.sockets.addresses import EVERYWHERE
 
 if TYPE_CHECKING:
     import ssl
 
     from sitebus.servers._cheroot import HTTPServer
-    from sitebus.sockets import Listener
 
 
 class CherootServer(SiteServer):
@@ -32,7 +29,7 @@ class CherootServer(SiteServer):
         """Make cheroot's server, on copies of the listening sockets."""
         from sitebus.servers._cheroot import HTTPServer
 
-        self._doors = tuple(_door(listener, self.scheme) for listener in self._listeners)
+        self._doors = self.doors()
         server = HTTPServer(
             self._doors,
             self.face("wsgi"),
@@ -62,12 +59,3 @@ class CherootServer(SiteServer):
         for door in self._doors:
             door.socket.close()
         self._doors = ()
-
-
-def _door(listener: Listener, scheme: str) -> Door:
-    """Answer a copy of the engine's socket, and what WSGI calls it: neither part may be empty."""
-    address = listener.address
-    if address.kind != "tcp":
-        return Door(listener.dup(), "localhost", "443" if scheme == "https" else "80")
-    name = socket.gethostname() if address.host in EVERYWHERE else address.host
-    return Door(listener.dup(), name, str(address.port))

@@ -6,22 +6,18 @@ started.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sitebus.errors import BadServerOption, SitebusError, UnknownNativeOption
-from sitebus.servers.connections import Door
 from sitebus.servers.hosting import Abilities, SiteServer
-from sitebus.sockets.addresses import EVERYWHERE
 
 if TYPE_CHECKING:
     import ssl
 
     from sitebus.servers._granian import Caller, HTTPServer
     from sitebus.servers._granian_tls import Certificate
-    from sitebus.sockets import Listener
 
 #: granian reads at least this much of a head.
 LEAST_HEAD = 8192
@@ -124,7 +120,7 @@ class GranianServer(SiteServer):
         from sitebus.servers._granian import HTTPServer
 
         return HTTPServer(
-            [_door(listener, self.scheme) for listener in self._listeners],
+            self.doors(),
             self._wsgi_caller if self.speech == "wsgi" else self._asgi_caller,
             loop=self.bus.loop if self.speech == "asgi" else None,
             options=self._options(),
@@ -276,15 +272,6 @@ def _checked(name: str, value: Any) -> Any:
         if not least <= found <= most:
             raise BadServerOption(full, value, f"it must be from {least} to {most}")
     return found
-
-
-def _door(listener: Listener, scheme: str) -> Door:
-    """Answer a copy of the engine's socket, and what WSGI calls it: neither part may be empty."""
-    address = listener.address
-    if address.kind != "tcp":
-        return Door(listener.dup(), "localhost", "443" if scheme == "https" else "80")
-    name = socket.gethostname() if address.host in EVERYWHERE else address.host
-    return Door(listener.dup(), name, str(address.port))
 
 
 def _connections_at_once(doors: int) -> int:

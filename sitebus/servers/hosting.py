@@ -11,6 +11,7 @@ read and answered, with ``Connection: close``. A connection that says nothing is
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,8 @@ from sitebus.config.options import Option, Row
 from sitebus.errors import BadServerOption, ServerEnded, SitebusError
 from sitebus.process import Engine, Priority
 from sitebus.servers.base import BindAddr, ServerAdapter, channel_for, prioritized
-from sitebus.sockets.addresses import Address
+from sitebus.servers.connections import Door
+from sitebus.sockets.addresses import EVERYWHERE, Address
 
 if TYPE_CHECKING:
     import ssl
@@ -221,6 +223,10 @@ class SiteServer(ServerAdapter):
         if self._bridge_threads is None:
             self._bridge_threads = bridges.Threads(self.threads, f"{self.library} {self.name}")
         return bridges.to_asgi(app, self._bridge_threads)
+
+    def doors(self) -> tuple[Door, ...]:
+        """Copy the listening sockets, each with what WSGI calls it: neither part may be empty."""
+        return tuple(_door(listener, self.scheme) for listener in self._listeners)
 
     def announcing(self, app: Callable[..., Any]) -> Callable[..., Any]:
         """Answer *app*, a WSGI application, with the bus told of each thread it is called in.
@@ -450,6 +456,14 @@ class _Listed:
         # What listeners raise is logged by the bus, and no business of a request's.
         with suppress(Exception):
             self.tell(channel)
+
+
+def _door(listener: Listener, scheme: str) -> Door:
+    address = listener.address
+    if address.kind != "tcp":
+        return Door(listener.dup(), "localhost", "443" if scheme == "https" else "80")
+    name = socket.gethostname() if address.host in EVERYWHERE else address.host
+    return Door(listener.dup(), name, str(address.port))
 
 
 def _speech_of(app: Any, otherwise: Speech = "wsgi") -> Speech:

@@ -6,20 +6,16 @@ started.
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sitebus.errors import BadServerOption
-from sitebus.servers.connections import Door
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.native import Native, read
-from sitebus.sockets.addresses import EVERYWHERE
 
 if TYPE_CHECKING:
     from sitebus.servers._waitress import HTTPServer
-    from sitebus.sockets import Listener
 
 _BIND = "sitebus listens; say it with 'bind'"
 _LOOP = "sitebus has a loop of its own"
@@ -67,7 +63,7 @@ class WaitressServer(SiteServer):
         from sitebus.servers._waitress import HTTPServer
 
         return HTTPServer(
-            [_door(listener) for listener in self._listeners],
+            self.doors(),
             self.announcing(self.face("wsgi")),
             threads=self.threads,
             timeout=self.timeout,
@@ -118,12 +114,3 @@ def options(adjustments: Any) -> dict[str, Native]:
         name: Native(kinds.get(kind.__name__, str), getattr(adjustments, name))
         for name, kind in adjustments._params
     }
-
-
-def _door(listener: Listener) -> Door:
-    """Answer a copy of the engine's socket, and what WSGI calls it: neither part may be empty."""
-    address = listener.address
-    if address.kind != "tcp":
-        return Door(listener.dup(), "localhost", "80")
-    name = socket.gethostname() if address.host in EVERYWHERE else address.host
-    return Door(listener.dup(), name, str(address.port))

@@ -5,16 +5,12 @@ The HTTP is in `sitebus.servers._wsgiref`, imported when a server is started.
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, ClassVar
 
-from sitebus.servers.connections import Door
 from sitebus.servers.hosting import Abilities, SiteServer
-from sitebus.sockets.addresses import EVERYWHERE
 
 if TYPE_CHECKING:
     from sitebus.servers._wsgiref import HTTPServer
-    from sitebus.sockets import Listener
 
 
 class WsgirefServer(SiteServer):
@@ -32,7 +28,7 @@ class WsgirefServer(SiteServer):
         from sitebus.servers._wsgiref import HTTPServer
 
         return HTTPServer(
-            [_door(listener) for listener in self._listeners],
+            self.doors(),
             self.face("wsgi"),
             threads=self.threads,
             timeout=self.timeout,
@@ -48,12 +44,3 @@ class WsgirefServer(SiteServer):
     def reopen(self) -> None:
         """Say again which threads there are, for who counts them only now."""
         self.httpserver.workers.announce_again()
-
-
-def _door(listener: Listener) -> Door:
-    """Answer a copy of the engine's socket, and what WSGI calls it: neither part may be empty."""
-    address = listener.address
-    if address.kind != "tcp":
-        return Door(listener.dup(), "localhost", "80")
-    name = socket.gethostname() if address.host in EVERYWHERE else address.host
-    return Door(listener.dup(), name, str(address.port))
