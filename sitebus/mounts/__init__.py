@@ -441,7 +441,7 @@ def _filtered(mount: Mount) -> Application:
 
     app = mount.app
     if mount.interface == "asgi2":
-        app = _single(app)
+        app = single(app)
     for wrap in reversed(mount.filters):
         app = wrap(app)
         if not callable(app):
@@ -452,7 +452,7 @@ def _filtered(mount: Mount) -> Application:
     return app
 
 
-def _single(app: Application) -> ASGIApplication:
+def single(app: Application) -> ASGIApplication:
     """Answer an ASGI 2 application as one of ASGI 3."""
 
     async def single(scope: Scope, receive: Receive, send: Send) -> None:

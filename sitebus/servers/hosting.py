@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import ssl
 
     from sitebus import bridges
+    from sitebus.bridges.asgi_under_wsgi import AsgiUnderWsgi
     from sitebus.servers.tls import TLS
     from sitebus.sockets import Listener
 
@@ -171,6 +172,7 @@ class SiteServer(ServerAdapter):
         self._bind_failed = False
         self._drain_until = 0.0
         self._bridge_threads: bridges.Threads | None = None
+        self._bridge: AsgiUnderWsgi | None = None
 
     # What an adapter says.
 
@@ -205,7 +207,7 @@ class SiteServer(ServerAdapter):
         if len(speaks) == 1:
             return speaks[0]
         app = self.application
-        wanted = app.speech() if isinstance(app, Faces) else _speech_of(app)
+        wanted = app.speech() if isinstance(app, Faces) else _as_spoken(app)[0]
         return wanted if wanted in speaks else speaks[0]
 
     def face(self, speech: Speech) -> Any:
@@ -213,13 +215,14 @@ class SiteServer(ServerAdapter):
         app = self.application
         if isinstance(app, Faces):
             return app.wsgi if speech == "wsgi" else app.asgi()
-        own = _speech_of(app, speech)
+        own, app = _as_spoken(app, speech)
         if own == speech:
             return app
         from sitebus import bridges
 
         if speech == "wsgi":
-            return bridges.to_wsgi(app, lambda: self.bus.loop)
+            self._bridge = bridges.to_wsgi(app, lambda: self.bus.loop)
+            return self._bridge
         if self._bridge_threads is None:
             self._bridge_threads = bridges.Threads(self.threads, f"{self.library} {self.name}")
         return bridges.to_asgi(app, self._bridge_threads)
@@ -415,6 +418,9 @@ class SiteServer(ServerAdapter):
         self._capacity.pop(self, None)
         if self._thread is not None:
             self._thread.join(GRACE)
+        if self._bridge is not None:
+            self._bridge.stop(GRACE)
+            self._bridge = None
         if self._bridge_threads is not None:
             self._bridge_threads.stop(GRACE)
             self._bridge_threads = None
@@ -466,13 +472,19 @@ def _door(listener: Listener, scheme: str) -> Door:
     return Door(listener.dup(), name, str(address.port))
 
 
-def _speech_of(app: Any, otherwise: Speech = "wsgi") -> Speech:
+def _as_spoken(app: Any, otherwise: Speech = "wsgi") -> tuple[Speech, Any]:
+    """Answer what *app* speaks, and it as WSGI or ASGI 3."""
     from sitebus.interfaces import detect
 
     try:
-        return "asgi" if detect(app).interface.startswith("asgi") else "wsgi"
+        interface = detect(app).interface
     except SitebusError:
-        return otherwise  # who made the server knows what it serves
+        return otherwise, app  # who made the server knows what it serves
+    if interface == "asgi2":
+        from sitebus.mounts import single
+
+        return "asgi", single(app)
+    return ("asgi" if interface == "asgi3" else "wsgi"), app
 
 
 def _checked_header(text: str) -> str:
