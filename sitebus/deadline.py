@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from sitebus.errors import EX_SOFTWARE
-from sitebus.frames import current_frames
+from sitebus.frames import current_frames, stack_of
 from sitebus.listeners import ERROR, INFO
 
 #: After the deadline, what is cut short has this long to come back; seconds.
@@ -84,7 +84,10 @@ def stack(thread: threading.Thread) -> str:
     import traceback
 
     frame = current_frames().get(thread.ident or 0)
-    return "".join(traceback.format_stack(frame)) if frame else "(gone)\n"
+    if frame is None:
+        return "(gone)\n"
+    lines = ((each, each.f_lineno) for each in stack_of(frame))
+    return "".join(traceback.StackSummary.extract(lines).format())
 
 
 def join_others(

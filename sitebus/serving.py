@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sitebus.frames import current_frames
+from sitebus.frames import current_frames, stack_of
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -271,7 +271,7 @@ class Registry:
         thread: threading.Thread | None,
         request: Request | None,
     ) -> ThreadPicture:
-        frames = tuple(_walk(frame))[::-1]
+        frames = tuple(map(_told, stack_of(frame)))
         # In this order: had it ended, the stack could be the next request's already.
         serving = self._describe(ident, request) if request is not None else None
         return ThreadPicture(
@@ -391,16 +391,14 @@ def _escaped(text: object) -> str:
     return shown if len(shown) <= _MOST_TOLD else f"{shown[:_MOST_TOLD]}..."
 
 
-def _walk(frame: FrameType | None) -> Iterator[Frame]:
+def _told(frame: FrameType) -> Frame:
     import linecache
 
-    while frame is not None:
-        code = frame.f_code
-        # Modules in an archive: their source is known to their loader alone.
-        linecache.lazycache(code.co_filename, frame.f_globals)
-        module = frame.f_globals.get("__name__", "?")
-        yield Frame(code.co_filename, frame.f_lineno or 0, code.co_qualname, str(module))
-        frame = frame.f_back
+    code = frame.f_code
+    # Modules in an archive: their source is known to their loader alone.
+    linecache.lazycache(code.co_filename, frame.f_globals)
+    module = frame.f_globals.get("__name__", "?")
+    return Frame(code.co_filename, frame.f_lineno or 0, code.co_qualname, str(module))
 
 
 def stack_text(frames: Iterable[Frame]) -> str:
