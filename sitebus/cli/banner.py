@@ -69,7 +69,7 @@ class Announcer(Plugin):
         """Take what the image before this one has shown."""
         fd = self.bus.sockets.claim(NAME)
         if fd is not None:
-            from sitebus.reload import legacy
+            from sitebus import legacy
 
             with suppress(ValueError):
                 self._before = str(legacy.read(fd).get("shown"))
@@ -78,7 +78,7 @@ class Announcer(Plugin):
     def execv(self) -> None:
         """Leave what is shown to the next image."""
         if self._is_brief:
-            from sitebus.reload import legacy
+            from sitebus import legacy
 
             with suppress(OSError):  # it shows it all once more, then
                 self.bus.legacies[NAME] = legacy.write({"shown": self._shown})

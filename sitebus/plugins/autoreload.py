@@ -14,11 +14,12 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from sitebus import legacy
 from sitebus.errors import CannotRestart, TrialFailed, Unreachable
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Watched
-from sitebus.reload import bytecode, legacy, modules
+from sitebus.reload import bytecode, modules
 from sitebus.reload.guard import MOST, Guard
 from sitebus.reload.opened import OPENED, now
 from sitebus.reload.sources import Sources
@@ -26,6 +27,9 @@ from sitebus.reload.stamps import ABSENT, Snapshot, State
 from sitebus.reload.watcher import Changes, Watcher
 
 WARNING = 30
+
+#: The name under which the engine hands down what is known of the files.
+_LEGACY = "reload"
 
 #: How long a failure of our own puts off the next look, and the most that it may become; seconds.
 FIRST_DELAY, LONGEST_DELAY = 1.0, 64.0
@@ -376,7 +380,7 @@ class Autoreloader(Plugin):
 
     def _inherit(self) -> None:
         sockets = getattr(self.bus, "sockets", None)
-        fd = sockets.claim(legacy.NAME) if sockets is not None else None
+        fd = sockets.claim(_LEGACY) if sockets is not None else None
         if fd is None:
             return
         try:
@@ -396,9 +400,9 @@ class Autoreloader(Plugin):
         except OSError as error:
             self._warn(f"What the reloader knows cannot be left to the next image: {error}")
             return
-        if (old := legacies.pop(legacy.NAME, None)) is not None:
+        if (old := legacies.pop(_LEGACY, None)) is not None:
             os.close(old)
-        legacies[legacy.NAME] = fd
+        legacies[_LEGACY] = fd
 
     def _listen(self) -> None:
         if not self._hears and not getattr(self.bus, "trying", False):

@@ -23,15 +23,18 @@ import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import cast
 
-from sitebus.sockets import addresses, files, handdown, refusals
+from sitebus.sockets import addresses, connections, files, handdown, refusals
 from sitebus.sockets.addresses import Address
+from sitebus.sockets.connections import Idle
 from sitebus.sockets.files import SocketFile
 from sitebus.sockets.handdown import HandDown, Origin, Passed
 
-__all__ = ["BACKLOG", "Address", "HandDown", "Listener", "Passed", "Sockets"]
+__all__ = ["BACKLOG", "Address", "HandDown", "Idle", "Listener", "Passed", "Sockets"]
 
 #: Connections that may wait while nobody accepts; fewer cost clients retries of a second and more.
 BACKLOG = 1024
+#: The name under which idle connections are handed down.
+_CONNECTIONS = "connections"
 
 _Place = tuple[str, int] | tuple[str, int, int, int]
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -95,6 +98,8 @@ class Sockets:
         self._environ = os.environ if environ is None else environ
         self._listeners: list[Listener] = []
         self._passed: list[Passed] | None = None
+        #: Idle connections: those that we leave, and those that were left to us.
+        self._idle: list[Idle] = []
         self._lock = threading.RLock()
 
     @property
@@ -173,12 +178,29 @@ class Sockets:
             self.close_unclaimed()
 
     def close_unclaimed(self) -> tuple[Passed, ...]:
-        """Close what was passed and not asked for, and answer it for the log."""
+        """Close what was passed and not asked for, and answer the sockets for the log."""
         with self._lock:
             closed, self._passed = tuple(self._inbox()), []
+            idle, self._idle = self._idle, []
         for passed in closed:
             os.close(passed.fd)
+        for each in idle:
+            each.socket.close()
         return closed
+
+    def leave(self, idle: Idle) -> None:
+        """Keep a connection for who serves after an exec; its server has let go of it."""
+        with self._lock:
+            self._idle.append(idle)
+
+    def adopt(self, address: Address) -> list[Idle]:
+        """Take the idle connections that were left to us and came by *address*, a real one."""
+        with self._lock:
+            if (fd := self.claim(_CONNECTIONS)) is not None:
+                self._idle += connections.unpack(fd)
+            here = [each for each in self._idle if each.address == str(address)]
+            self._idle = [each for each in self._idle if each.address != str(address)]
+        return here
 
     def claim(self, name: str) -> int | None:
         """Take the descriptor, of whatever kind, that was passed under *name*, if there is one."""
@@ -198,13 +220,18 @@ class Sockets:
     def hand_down(self, others: Mapping[str, int] | None = None) -> HandDown:
         """Prepare every socket, and *others* by name, for an exec of this process; see `HandDown`.
 
-        The new image finds *others* again with :meth:`claim`.
+        The new image finds *others* again with :meth:`claim`, and those that were left with
+        :meth:`adopt`; here they are gone.
         """
         with self._lock:
             rows = [(each.socket.fileno(), _origin(each)) for each in self._listeners]
             rows += [(each.fd, each.origin) for each in self._inbox()]
+            idle, self._idle = self._idle, []
         rows += [(fd, Origin(name)) for name, fd in (others or {}).items()]
-        return HandDown(rows, self._environ)
+        box = connections.pack(idle) if idle else None
+        if box is not None:
+            rows.append((box, Origin(_CONNECTIONS)))
+        return HandDown(rows, self._environ, box)
 
     def _inbox(self) -> list[Passed]:
         if self._passed is None:

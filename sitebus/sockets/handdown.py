@@ -153,10 +153,21 @@ class HandDown:
     Inside the block they are open at :attr:`fds` as well, and inheritable there, and
     :attr:`environ` tells the new image of them.
     The end of the block is reached only if the exec failed.
+
+    Args:
+        rows: What is handed down.
+        environ: What the new image would have without it.
+        ours: One of them that nobody else knows; closed at the end.
     """
 
-    def __init__(self, rows: Sequence[tuple[int, Origin]], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        rows: Sequence[tuple[int, Origin]],
+        environ: Mapping[str, str],
+        ours: int | None = None,
+    ) -> None:
         self._rows = rows
+        self._ours = ours
         self.fds: list[int] = []
         self.environ = {k: v for k, v in environ.items() if k not in (OWN, *VARIABLES)}
 
@@ -184,5 +195,8 @@ class HandDown:
         self._close()
 
     def _close(self) -> None:
+        if self._ours is not None:
+            self.fds.append(self._ours)
+            self._ours = None
         while self.fds:
             os.close(self.fds.pop())

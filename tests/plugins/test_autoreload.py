@@ -377,7 +377,7 @@ def test_the_next_image_is_left_what_is_known(module: Path) -> None:
     site._successor = object()  # type: ignore[assignment]
     site.stop()
     site._successor = None
-    from sitebus.reload import legacy
+    from sitebus import legacy
 
     known = legacy.read(site.legacies.pop("reload"))
     assert str(module) in known["snapshot"]["states"]

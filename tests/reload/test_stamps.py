@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sitebus import legacy
 from sitebus.errors import TrialFailed
-from sitebus.reload import bytecode, legacy, stamps
+from sitebus.reload import bytecode, stamps
 from sitebus.reload.guard import MOST, Guard
 from sitebus.reload.stamps import Snapshot, look
 from tests.helpers import environment, open_descriptors

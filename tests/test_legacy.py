@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sitebus.reload import legacy
+from sitebus import legacy
 from tests.helpers import open_descriptors
 
 

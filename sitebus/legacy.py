@@ -1,4 +1,4 @@
-"""What a reloader leaves to the next image of its process: JSON in a file without a name."""
+"""What a process leaves to its next image: JSON in a file without a name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import os
 import stat
 from collections.abc import Mapping
 from typing import Any
-
-#: The name under which the engine hands it down.
-NAME = "reload"
 
 
 def write(content: Mapping[str, Any]) -> int:
@@ -44,13 +41,13 @@ def read(fd: int) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(str(error)) from error
     if not isinstance(content, dict):
-        raise ValueError("no snapshot of a reloader")
+        raise ValueError("not ours")
     return content
 
 
 def _nameless() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("sitebus-reload")
+        return os.memfd_create("sitebus")
     import tempfile
 
     with tempfile.TemporaryFile() as file:

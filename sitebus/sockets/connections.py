@@ -1,0 +1,125 @@
+"""Kept-alive connections that say nothing, for who serves after us: the next image, or a process.
+
+An idle connection of plain HTTP/1.1 is a socket, who is at its other end, and perhaps some bytes
+of a request that has begun: its client never learns that somebody else answers. What it sends
+meanwhile waits in the kernel.
+
+They travel as what unix sockets carry besides bytes (``SCM_RIGHTS``, unix(7)), so thousands of them
+are one descriptor over an exec, and the same to another process. Who leaves a connection closes its
+descriptor and never shuts the connection down: that would end it for both.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from sitebus import legacy
+
+#: Descriptors in one message; the kernel takes 253.
+AT_ONCE = 250
+#: Bytes of each message: which row its first descriptor belongs to.
+_PLACE = 8
+#: What messages may take in the kernel, in bytes, if it lets us.
+_ROOM = 4 << 20
+
+
+class Idle(NamedTuple):
+    """One connection between two requests.
+
+    Attributes:
+        socket: A descriptor of its own for whoever has this.
+        address: Where its listener listens, as `Address` spells it.
+        peer: Host and port of the client; None on a unix socket.
+        begun: What was read of the next request.
+    """
+
+    socket: socket.socket
+    address: str
+    peer: tuple[str, int] | None = None
+    begun: bytes = b""
+
+
+def pack(idle: Sequence[Idle]) -> int:
+    """Put *idle* on their way and close them here.
+
+    What the kernel does not take is closed, and its client sees the end that any stop may bring.
+
+    Returns:
+        The descriptor that `unpack` takes them from, in this process or in another.
+    """
+    box, slot = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with slot, suppress(OSError):
+        slot.setblocking(False)
+        slot.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+        _send(slot, idle)
+    for each in idle:
+        each.socket.close()
+    return box.detach()
+
+
+def unpack(fd: int) -> list[Idle]:
+    """Take what was packed from *fd*, which is closed; what makes no sense is closed as well."""
+    with socket.socket(fileno=fd) as box:
+        box.setblocking(False)
+        messages = _received(box)
+        rows = _rows(next(messages, (0, [])))
+        found = {start + at: each for start, fds in messages for at, each in enumerate(fds)}
+    idle = []
+    for at, each in found.items():
+        try:
+            idle.append(_idle(each, *rows[at]))
+        except (IndexError, TypeError, ValueError, OSError):
+            os.close(each)  # from another version, or no socket
+    return idle
+
+
+def _send(slot: socket.socket, idle: Sequence[Idle]) -> None:
+    rows = [[each.address, each.peer, b64encode(each.begun).decode()] for each in idle]
+    file = legacy.write({"idle": rows})
+    try:
+        _post(slot, 0, [file])
+    finally:
+        os.close(file)
+    for start in range(0, len(idle), AT_ONCE):
+        _post(slot, start, [each.socket.fileno() for each in idle[start : start + AT_ONCE]])
+
+
+def _post(slot: socket.socket, place: int, fds: list[int]) -> None:
+    socket.send_fds(slot, [place.to_bytes(_PLACE, "big")], fds)
+
+
+def _received(box: socket.socket) -> Iterator[tuple[int, list[int]]]:
+    # Nothing that is started meanwhile may get them.
+    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+    while True:
+        try:
+            place, fds, _, _ = socket.recv_fds(box, _PLACE, AT_ONCE, flags)
+        except OSError:
+            return  # that was all
+        if not place:
+            return
+        yield int.from_bytes(place, "big"), fds
+
+
+def _rows(first: tuple[int, list[int]]) -> list[Any]:
+    _, files = first
+    try:
+        (file,) = files
+        return list(legacy.read(file)["idle"])
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _idle(fd: int, address: str, peer: list[Any] | None, begun: str) -> Idle:
+    place = None if peer is None else (str(peer[0]), int(peer[1]))
+    read = b64decode(begun)
+    sock = socket.socket(fileno=fd)
+    # Before it is duplicated, which clears the flag in every process that has it.
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    return Idle(sock, str(address), place, read)
