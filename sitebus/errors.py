@@ -465,6 +465,20 @@ class ServerEnded(SitebusError):
         return f"the {self.server} ended {self.when}; its start() must serve until stop() is called"
 
 
+class CannotAccept(SitebusError, OSError):
+    """A server has its listening sockets, and the system lets nobody in through them."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(reason.errno, reason.strerror)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        text = f"cannot accept connections: {self.reason.strerror or self.reason}"
+        if self.errno in (errno.EMFILE, errno.ENFILE):
+            text += "; allow more open files (ulimit -n, or LimitNOFILE= in a systemd unit)"
+        return text
+
+
 class PortNotFreed(SitebusError):
     """A server that binds by itself says it has stopped, and its port is still taken."""
 
@@ -670,6 +684,30 @@ class UnclearInterface(SitebusError):
             f"cannot tell which interface {self.what} has; "
             "say it: wsgi: or factory: before the reference, or interface= in code"
         )
+
+
+class WrongInterface(SitebusError):
+    """An application was said to have one interface, and certainly has another."""
+
+    status = EX_CONFIG
+
+    def __init__(self, what: str, said: str, found: str, framework: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.said = said
+        self.found = found
+        self.framework = framework
+
+    def __str__(self) -> str:
+        known = f"is {self.framework} and " if self.framework else ""
+        return (
+            f"{self.what} was said to speak {_spelt(self.said)}, but it {known}"
+            f"speaks {_spelt(self.found)}; say that, or leave it to be found out"
+        )
+
+
+def _spelt(interface: str) -> str:
+    return {"wsgi": "WSGI", "asgi3": "ASGI", "asgi2": "ASGI 2"}.get(interface, interface)
 
 
 class InterfaceNotServed(SitebusError):
@@ -1121,6 +1159,32 @@ class BodyTooLarge(SitebusError, OSError):
         return f"the request's body is larger than the {self.most} bytes that are taken"
 
 
+class BodyTooSlow(SitebusError, TimeoutError):
+    """A request's body comes more slowly than the site waits for it."""
+
+    def __init__(self, received: int) -> None:
+        import errno
+
+        super().__init__(errno.ETIMEDOUT, "request body too slow")
+        self.received = received
+
+    def __str__(self) -> str:
+        return f"the rest of the request's body did not come in time, after {self.received} bytes"
+
+
+class BadChunks(SitebusError, OSError):
+    """A request's body says that it comes in chunks, and does not."""
+
+    def __init__(self, what: str) -> None:
+        import errno
+
+        super().__init__(errno.EPROTO, what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"the request's body cannot be read: {self.what}"
+
+
 class WrongLength(SitebusError):
     """A response's body is not as long as its Content-Length says."""
 
@@ -1158,4 +1222,47 @@ class UnknownRelease(SitebusError):
         return (
             f"the installed {self.library} is not one that sitebus can use ({self.reason}); "
             f"run: pip install '{self.library}{self.known}'"
+        )
+
+
+class BadNetwork(SitebusError, ValueError):
+    """A text that should say whom to believe names no address and no network."""
+
+    status = EX_CONFIG
+
+    def __init__(self, text: str, reason: str, remedy: str = "10.0.0.0/8, ::1, unix or *") -> None:
+        super().__init__(text)
+        self.text = text
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot use {self.text!r} as a network: {self.reason}; write {self.remedy}"
+
+
+class BadClientAuthority(SitebusError):
+    """The file that should tell by whom client certificates are signed is of no use."""
+
+    status = EX_CONFIG
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(path)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot check client certificates by {self.path}: {self.reason}"
+
+
+class BadProxyHeader(SitebusError):
+    """A connection did not begin with the PROXY header that it should begin with."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"cannot read the PROXY header of a connection: {self.reason}; only a proxy that "
+            "sends PROXY protocol v1 or v2 may connect here"
         )

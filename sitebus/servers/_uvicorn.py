@@ -10,7 +10,7 @@ read, and kept-alive ones under their clients.
 - Silent clients are given up: one timer for each connection that has not spoken, and a round every
   ``timeout`` seconds, as long as there is anybody, for those that stopped in the middle of a head.
 - The drain is ours; see `Server.leave`.
-- Protocols are mended in `sitebus.servers._uvicorn_protocols`.
+- Protocols are mended in `sitebus.servers._uvicorn_mended`.
 
 These are the modules that know uvicorn from inside. What they rely on, documented or not:
 
@@ -29,14 +29,23 @@ These are the modules that know uvicorn from inside. What they rely on, document
   head is complete: its ``response_started``, ``response_complete``, ``more_body``, ``scope``,
   ``keep_alive``, ``transport`` and ``default_headers``; ``Connection: close`` in these is heeded,
   with ``transport.close()`` after the response.
-- `HttpToolsProtocol` keeps a head of any length; ``send_400_response(text)`` answers and closes.
-  It sends chunks to clients of HTTP/1.0 unless its ``cycle`` has another ``chunked_encoding`` than
-  None; then no more bytes than ``expected_content_length``, which must be 0 at the end.
+- ``send_400_response(text)`` answers and closes, also in the middle of another answer. A body that
+  comes after the answer cancels the timer, too, and nothing sets it again. When such a body ends,
+  httptools and h11 leave ``more_body`` true; ``conn.their_state`` of h11 is then not SEND_BODY.
+  A path that is not ASCII raises UnicodeDecodeError out of `ZttpProtocol` and `ZttpH2Protocol`.
+- `HttpToolsProtocol` keeps a head of any length. Its ``scope`` is a new one from the first byte of
+  a head; it is that of ``cycle`` once the head is complete. It keeps requests that wait in
+  ``pipeline``. It sends chunks to clients of HTTP/1.0 unless its ``cycle`` has another
+  ``chunked_encoding`` than None; then no more bytes than ``expected_content_length``, which must be
+  0 at the end.
 - One for HTTP/2 (`zttp`) has ``cycles`` instead of ``cycle``, and ``conn.close(0, last_stream_id)``
   queues a GOAWAY that ``flush()`` sends. What chooses between the two has ``timeout_task`` and the
-  ``buffer`` of what it has read.
+  ``buffer`` of what it has read, and does it in ``_switch(http2, initial_data)``.
 - One for WebSocket has ``handshake_complete``, or ``handshake_completed_event``, writes the
   handshake with ``transport.write``, and ``shutdown()`` sends 1012 and closes the transport.
+  `WebSocketsSansIOProtocol` waits on when it has not understood a handshake, which is not
+  ``handshake_initiated`` then. After a refusal with a response it has ``close_sent`` and
+  ``initial_response``, and logs an error unless ``handshake_complete``.
 
 ``tests/servers/test_uvicorn_contract.py`` fails when any of this changes.
 """
@@ -52,8 +61,9 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.server import ServerState
 
+from sitebus.servers._uvicorn_mended import is_running
 from sitebus.servers._uvicorn_parting import Parting, Protocol
-from sitebus.servers._uvicorn_protocols import Log, is_running
+from sitebus.servers._uvicorn_protocols import Log
 from sitebus.servers.arrivals import Arrivals
 from sitebus.servers.looped import LoopServer
 
@@ -76,18 +86,20 @@ CUT = 0.4
 class Crowd(set[Protocol]):
     """Connections; tells of each that comes, and whenever one leaves."""
 
-    def __init__(self, came: Callable[[Protocol], object], left: Callable[[], object]) -> None:
+    def __init__(
+        self, came: Callable[[Protocol], object], left: Callable[[Protocol], object]
+    ) -> None:
         super().__init__()
         self._came = came
         self._left = left
 
     def add(self, connection: Protocol) -> None:
-        super().add(connection)
+        set.add(self, connection)
         self._came(connection)
 
     def discard(self, connection: Protocol) -> None:
-        super().discard(connection)
-        self._left()
+        set.discard(self, connection)
+        self._left(connection)
 
     # Some look whether they are there, and some do not.
     remove = discard
@@ -173,7 +185,7 @@ class Server(LoopServer):
         self._timeout = timeout
         self._linger: float | None = None
         self._state = State(config, loop)
-        self._crowd = self._state.connections = Crowd(self._came, self._tell)
+        self._crowd = self._state.connections = Crowd(self._came, self._went)
         self._change = asyncio.Event()
         self._over: asyncio.Future[None] = loop.create_future()
         # Those that were in the middle of a head at the last round, each with its last request.
@@ -255,6 +267,13 @@ class Server(LoopServer):
         if self._linger is not None:
             # It is only being made now.
             self.loop.call_soon(self._part, connection)
+
+    def _went(self, connection: Protocol) -> None:
+        # It does not when it was reset.
+        timer = getattr(connection, "timeout_keep_alive_task", None)
+        if timer is not None:
+            timer.cancel()
+        self._change.set()
 
     def _tell(self) -> None:
         self._change.set()

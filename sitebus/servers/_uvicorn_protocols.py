@@ -1,9 +1,8 @@
-"""uvicorn's configuration, and what is mended in its protocols; see `sitebus.servers._uvicorn`."""
+"""uvicorn's configuration, and its log; see `sitebus.servers._uvicorn`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,10 @@ from uvicorn.config import HTTP_PROTOCOLS, LOG_LEVELS, WS_PROTOCOLS
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from sitebus.errors import BadServerOption
+from sitebus.servers._uvicorn_mended import ANY_LENGTH, fresh, mended
 
 if TYPE_CHECKING:
     from sitebus.asgi import ASGIApplication, Receive, Scope, Send
-
-#: For those who know no such thing as no limit.
-_ANY_LENGTH = 1 << 40
 
 
 async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,14 +48,14 @@ def configure(
         interface="asgi3",
         reset_contextvars=True,
         server_header=False,
-        h11_max_incomplete_event_size=max_head or _ANY_LENGTH,
+        h11_max_incomplete_event_size=max_head or ANY_LENGTH,
         **{name: value for name, value in options.items() if name != "log_level"},
     )
     config.load()
     _put_inside(config, app)
-    config.http_protocol_class = _mended(config.http_protocol_class, max_head)
+    config.http_protocol_class = mended(config.http_protocol_class, max_head)
     if config.ws_protocol_class is not None:
-        config.ws_protocol_class = _fresh(config.ws_protocol_class)
+        config.ws_protocol_class = fresh(config.ws_protocol_class)
     return config
 
 
@@ -90,79 +87,6 @@ def _put_inside(config: uvicorn.Config, app: ASGIApplication) -> None:
     while outer.app is not _nobody:
         outer = outer.app
     outer.app = app
-
-
-# What is added to uvicorn's protocols.
-
-
-class _Unsaid(int):
-    """A length that nobody said: whatever comes is neither too much nor too little."""
-
-    def __lt__(self, _other: int) -> bool:
-        return False
-
-    def __sub__(self, _other: int) -> _Unsaid:
-        return self
-
-
-def _mended(kind: Any, most: int) -> Any:
-    """Answer a *kind* of protocol for HTTP that refuses heads of more than *most* bytes.
-
-    And that spares clients of HTTP/1.0 the chunks, which they take for text.
-    """
-    if kind.__name__ != "HttpToolsProtocol":
-        return kind  # the others do
-    receive = kind.data_received
-    most = most or _ANY_LENGTH
-
-    class Mended(kind):  # type: ignore[misc]
-        # How much of a head that is not complete has come.
-        head = 0
-
-        def data_received(self, data: bytes) -> None:
-            # Most come whole, on a connection that was silent: those are not looked at.
-            if (self.timeout_keep_alive_task is None or len(data) > most) and self._is_too_long(
-                data
-            ):
-                self.send_400_response("The head of the request is too long.")
-                return
-            receive(self, data)
-            cycle = self.cycle
-            if cycle is not None and not cycle.keep_alive and cycle.scope["http_version"] == "1.0":
-                cycle.chunked_encoding = False
-                cycle.expected_content_length = _Unsaid()
-
-        def _is_too_long(self, data: bytes) -> bool:
-            if is_running(self.cycle):
-                return False  # of its body, or read ahead
-            if self.timeout_keep_alive_task is not None:
-                self.head = 0
-            end = data.find(b"\r\n\r\n")
-            self.head += end if end >= 0 else len(data)
-            return self.head > most
-
-    return Mended
-
-
-def _fresh(kind: Any) -> Any:
-    """Answer a *kind* of WebSocket protocol that runs the application in a context of its own."""
-
-    class Fresh(kind):  # type: ignore[misc]
-        def __init__(self, config: Any, server_state: Any, app_state: Any, **more: Any) -> None:
-            # The handshake has a Connection header already, and says something else with it.
-            with server_state.without_close():
-                super().__init__(config, server_state, app_state, **more)
-            # Only the first data, the handshake, start anything.
-            self.data_received = self._begin
-
-        def connection_made(self, transport: Any) -> None:
-            contextvars.Context().run(super().connection_made, transport)
-
-        def _begin(self, data: bytes) -> None:
-            del self.data_received
-            contextvars.Context().run(self.data_received, data)
-
-    return Fresh
 
 
 class Log(logging.Logger):
@@ -201,8 +125,3 @@ def level_number(level: int | str) -> int:
     if level.lower() not in LOG_LEVELS:
         raise BadServerOption("uvicorn.log_level", level, f"it takes {_one_of(LOG_LEVELS)}")
     return LOG_LEVELS[level.lower()]
-
-
-def is_running(cycle: Any) -> bool:
-    """Tell whether a connection's request is still being answered."""
-    return cycle is not None and not cycle.response_complete

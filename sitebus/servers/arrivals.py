@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sitebus.errors import CannotAccept
 from sitebus.servers.connections import BREATHER, BROKEN, EXHAUSTED, LAST_ROUND
 
 #: The first byte of a TLS handshake record.
@@ -46,7 +47,7 @@ class Arrivals:
         context: For TLS; new connections use the one that is there when they begin to speak.
         backlog: How many connections the kernel keeps until they are accepted.
         timeout: Seconds until a client that does not get on with its handshake is given up.
-        broken: Is told once that nothing can be accepted any more, and why.
+        broken: Is told once that nothing can be accepted any more, and why: a `CannotAccept`.
         changed: Is told when there are fewer that are arriving.
     """
 
@@ -98,8 +99,18 @@ class Arrivals:
         return len(self._silent) + len(self._tasks)
 
     async def open(self) -> None:
-        """Begin to accept."""
+        """Begin to accept.
+
+        Raises:
+            CannotAccept: The system does not allow it.
+        """
         self._open = True
+        try:
+            await self._open_all()
+        except OSError as error:
+            raise CannotAccept(error) from error
+
+    async def _open_all(self) -> None:
         if self._context is not None:
             self._look(True)
             return
@@ -204,7 +215,7 @@ class Arrivals:
     def _break(self, error: OSError) -> None:
         if self._open:
             self._stop_accepting()
-            self._broken(error)
+            self._broken(CannotAccept(error))
 
     def _usher(self, accepted: socket.socket) -> None:
         accepted.setblocking(False)

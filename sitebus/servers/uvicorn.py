@@ -7,13 +7,15 @@ started.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sitebus.errors import BadServerOption
+from sitebus.errors import BadServerOption, CannotAccept
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.native import of_signature, read
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
     from sitebus.servers._uvicorn import Server
@@ -76,15 +78,25 @@ class UvicornServer(SiteServer):
 
         app = limited(self.face("asgi"), self.max_body)
         config = configure(self._options(), app, max_head=self.max_header)
+        log = Log(self.bus.log, self.native.get("log_level", "warning"))
         return Server(
             self.bus.loop,
-            [listener.dup() for listener in self._listeners],
+            self._copies(),
             config,
             context=self._context,
             timeout=self.timeout,
             name=f"uvicorn {self.name}",
-            log=Log(self.bus.log, self.native.get("log_level", "warning")),
+            log=log,
         )
+
+    def _copies(self) -> list[socket.socket]:
+        with ExitStack() as made:
+            try:
+                copies = [made.enter_context(each.dup()) for each in self._listeners]
+            except OSError as error:
+                raise CannotAccept(error) from error
+            made.pop_all()  # they are the server's
+        return copies
 
     @classmethod
     def checked(cls, native: Mapping[str, Any]) -> dict[str, Any]:

@@ -388,6 +388,52 @@ def test_httptools_keeps_the_last_request_of_several() -> None:
     run(story)
 
 
+@pytest.mark.parametrize("http", HTTP_1)
+def test_a_body_after_the_answer_ends_the_wait(http: str) -> None:
+    """Should somebody set the timer again, or say that the body is over, so need not we."""
+
+    async def story() -> None:
+        bench = Bench(http)
+        await bench.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+        protocol, cycle = bench.protocol, bench.protocol.cycle
+        assert protocol.timeout_keep_alive_task is not None
+        assert await bench.ask(b" of ") == b""
+        assert protocol.timeout_keep_alive_task is None
+        assert cycle.more_body
+        if http == "h11":
+            assert str(cycle.conn.their_state) == "SEND_BODY"
+        assert await bench.ask(b"i") == b""
+        assert protocol.timeout_keep_alive_task is None
+        assert protocol.cycle is cycle
+        if http == "h11":
+            assert str(cycle.conn.their_state) == "IDLE"
+        assert cycle.more_body == (http != "zttp")
+        assert b" 200 " in await bench.ask()
+        bench.end()
+
+    run(story)
+
+
+def test_httptools_has_a_scope_from_the_first_byte_of_a_head() -> None:
+    """By which a head that is not complete is known."""
+
+    async def story() -> None:
+        bench = Bench("httptools")
+        protocol = bench.protocol
+        assert protocol.scope is None
+        protocol.data_received(b"G")
+        assert protocol.scope is not None
+        assert protocol.cycle is None
+        await bench.ask(REQUEST[1:])
+        assert protocol.scope is protocol.cycle.scope
+        protocol.data_received(b"G")
+        assert protocol.scope is not protocol.cycle.scope
+        assert not protocol.pipeline
+        bench.end()
+
+    run(story)
+
+
 # HTTP/2.
 
 
@@ -488,3 +534,39 @@ def test_what_a_request_is_told_of_state() -> None:
         "total_requests", "connections", "tasks", "default_headers"
     }  # fmt: skip
     assert SimpleNamespace(**vars(ServerState())).connections == set()
+
+
+def test_what_is_mended_in_a_websocket_is_still_broken() -> None:
+    """A handshake with a long line is waited for, and a refusal is called an error."""
+
+    async def story() -> None:
+        records: list[str] = []
+
+        class Log(logging.Logger):
+            def handle(self, record: logging.LogRecord) -> None:
+                records.append(record.getMessage())
+
+        async def refuse(scope: Any, receive: Any, send: Any) -> None:
+            start = {"type": "websocket.http.response.start", "status": 401, "headers": []}
+            await send(start)
+            await send({"type": "websocket.http.response.body", "body": b"no"})
+
+        bench = Bench("httptools", refuse, ws="websockets-sansio")
+        bench.protocol.data_received(HANDSHAKE)
+        websocket: Any = next(iter(bench.state.connections))
+        websocket.logger = Log("mine", logging.ERROR)
+        await bench.settle()
+        assert b" 401 " in bench.transport.written
+        assert websocket.close_sent
+        assert websocket.initial_response is not None
+        assert records == ["ASGI callable returned without completing handshake."]
+
+        bench = Bench("httptools", refuse, ws="websockets-sansio")
+        bench.protocol.data_received(HANDSHAKE[:-2] + b"X: " + b"x" * 20_000 + b"\r\n\r\n")
+        websocket = next(iter(bench.state.connections))
+        assert not websocket.handshake_initiated
+        assert websocket.conn.handshake_exc is not None
+        assert not bench.transport.closed
+        assert bench.transport.written == b""
+
+    run(story)
