@@ -13,7 +13,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from sitebus import references
-from sitebus.errors import NotAnApplication, SitebusError, UnclearInterface
+from sitebus.errors import NotAnApplication, SitebusError, UnclearInterface, WrongInterface
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -104,7 +104,7 @@ _WSGI_NAMES = (
 
 
 def detect(obj: object, said: Interface | None = None, *, reference: str = "") -> Detected:
-    """Answer what *obj* is, without ever calling it; what was *said* outright stands.
+    """Answer what *obj* is, without ever calling it; what was *said* outright stands, as a rule.
 
     Args:
         obj: Any object.
@@ -114,6 +114,7 @@ def detect(obj: object, said: Interface | None = None, *, reference: str = "") -
     Raises:
         NotAnApplication: It cannot be served; says what was probably meant.
         UnclearInterface: It could be anything, such as a function of ``*args``.
+        WrongInterface: It is certainly not what was said.
         AppImportError: Its own code, a ``__getattr__`` for one, failed when it was looked at.
     """
     found = references.call(reference or _kind(obj), _look, obj, said, reference)
@@ -130,10 +131,24 @@ def _look(obj: object, said: Interface | None, reference: str) -> Detected | Sit
         reason = hint or f"it is of type {type(obj).__name__}, which cannot be called"
         return NotAnApplication(_named(obj, reference), reason)
     if said:
-        return Detected(said, found.framework if found else "")
+        return _told(obj, said, found, reference)
     if hint:
         return NotAnApplication(_named(obj, reference), hint)
     return found or _by_shape(obj) or UnclearInterface(_named(obj, reference))
+
+
+def _told(
+    obj: Callable[..., Any], said: Interface, found: Detected | None, reference: str
+) -> Detected | SitebusError:
+    """Answer what was *said*, unless *obj* certainly is something else."""
+    stands = Detected(said, found.framework if found else "")
+    shape = _by_own_shape(obj)
+    sure = found if found and (_marked(obj) or _is_its_frameworks_call(obj)) else shape
+    if said == "factory" or sure is None or said in (sure.interface, shape and shape.interface):
+        return stands
+    if said == "asgi3" and sure.interface == "asgi2":
+        return sure  # which is ASGI too
+    return WrongInterface(_named(obj, reference), said, sure.interface, sure.framework)
 
 
 def _named(obj: object, reference: str) -> str:
@@ -199,6 +214,27 @@ def _by_framework(obj: object) -> Detected | None:
     return Detected(*known) if known else None
 
 
+def _is_its_frameworks_call(obj: object) -> bool:
+    """Tell whether to call *obj* is to call its framework: a subclass may have another call."""
+    if type(obj) is FunctionType:
+        return True
+    for kind in type(obj).__mro__:
+        if f"{kind.__module__}.{kind.__qualname__}" in _FRAMEWORKS:
+            return True
+        if "__call__" in vars(kind):
+            return False
+    return False
+
+
+def _by_own_shape(obj: Callable[..., Any]) -> Detected | None:
+    """Answer what is certain by the signature of *obj*, whatever it wraps or passes on."""
+    try:
+        found = _by_shape(obj) if _positional(_own_signature(obj)) else None
+    except (TypeError, ValueError):
+        return None
+    return found if found and found.certain else None
+
+
 def _by_shape(obj: Callable[..., Any]) -> Detected | None:
     awaited = _is_coroutine_function(obj)
     try:
@@ -218,11 +254,20 @@ def _signature(obj: Callable[..., Any]) -> Signature:
     """A wrapper that names its parameters means them; one of ``*args`` passes them on."""
     import inspect
 
+    own = _own_signature(obj)
+    return own if _positional(own) else inspect.signature(_plain(obj))
+
+
+def _own_signature(obj: Callable[..., Any]) -> Signature:
+    import inspect
+
+    return inspect.signature(_plain(obj), follow_wrapped=False)
+
+
+def _plain(obj: Callable[..., Any]) -> Callable[..., Any]:
     call = _call_of(type(obj))
-    if isinstance(call, staticmethod):
-        obj = call.__func__  # of which inspect would take a self away
-    own = inspect.signature(obj, follow_wrapped=False)
-    return own if _positional(own) else inspect.signature(obj)
+    # Of a static one inspect would take a self away.
+    return call.__func__ if isinstance(call, staticmethod) else obj
 
 
 def _takes(signature: Signature, count: int) -> bool:

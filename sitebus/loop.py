@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     import concurrent.futures
 
 
+#: How long a loop that was told to stop may take to; seconds.
+GRACE = 0.5
+
+
+def on_a_loop() -> bool:
+    """Tell whether an event loop, anybody's, runs in this thread, and so must not be held up."""
+    asyncio = sys.modules.get("asyncio")  # without which there is none
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
 class LoopThread:
     """An event loop (uvloop's where it is installed) that runs in a daemon thread."""
 
@@ -81,16 +91,14 @@ class LoopThread:
             self._closed = self._closed or for_good
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
-        if loop is None or thread is None:
-            return
+        if loop is None or thread is None or self._pid != os.getpid():
+            return  # there is none, or it is that of the process that forked
         if thread.ident == threading.get_ident():
             loop.call_soon(loop.stop)
             return
         self._cancel_all(loop, timeout)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout)
-        if not thread.is_alive():
-            loop.close()
+        thread.join(GRACE)
 
     def _cancel_all(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         import asyncio
@@ -124,7 +132,11 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
             told = {"message": f"a task raised {leaving!r}; the loop goes on", "exception": leaving}
             loop.call_exception_handler(told)
         else:
-            return
+            break
+    try:
+        loop.run_until_complete(_see_off())
+    finally:
+        loop.close()
 
 
 async def _kept(coroutine: Coroutine[Any, Any, Any]) -> Outcome:
@@ -139,11 +151,28 @@ async def _wind_down() -> None:
     """Cancel every other task, let each clean up, and close asynchronous generators."""
     import asyncio
 
+    await asyncio.gather(*await _cancel_others(), return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+async def _cancel_others() -> set[asyncio.Task[Any]]:
+    import asyncio
+
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.sleep(0)  # one that is cancelled before it begins can tell nobody of its end
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.get_running_loop().shutdown_asyncgens()
+    return tasks
+
+
+async def _see_off() -> None:
+    """Cancel what began while the others ended: a thread may wait for it."""
+    import asyncio
+
+    tasks = await _cancel_others()
+    if tasks:
+        ended, _ = await asyncio.wait(tasks, timeout=GRACE / 2)
+        await asyncio.gather(*ended, return_exceptions=True)  # or asyncio tells of each failure
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

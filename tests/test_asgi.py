@@ -17,6 +17,7 @@ from sitebus.loop import LoopThread
 from sitebus.mounts import Site
 from tests.asgi_helpers import Living, answer, ask, asked, request, saying
 from tests.helpers import ROOT, wait_for
+from tests.wsgi_helpers import environ_of
 
 
 @pytest.fixture
@@ -574,6 +575,67 @@ def test_a_server_of_somebody_elses_can_drive_the_lifespans(site: Site, fails: s
         last = "failed" if fails else "complete"
         assert got.types == ["lifespan.startup.complete", f"lifespan.shutdown.{last}"]
         assert log == ["a up", "a down"]
+
+
+def test_draining_on_a_loop_is_refused(site: Site) -> None:
+    """What it would wait for may need that loop, and be the very request that asks."""
+    refused: list[BaseException] = []
+
+    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
+        mount.unmount()
+        for timeout in (None, 5):
+            try:
+                mount.drain(timeout)
+            except WouldDeadlock as error:
+                refused.append(error)
+        assert not mount.drain(0)
+        await answer(send, "left")
+
+    mount = site.mount(leave, "/x")
+    assert ask(site.asgi, "/x").text == "left"
+    assert [str(each) for each in refused] == [
+        "drain of /x would wait for the event loop it runs on; "
+        "use await asyncio.to_thread(mount.drain)"
+    ] * 2
+    assert mount.drain()
+
+    async def drain() -> bool:
+        return mount.drain()
+
+    assert asyncio.run(drain()), "nothing to wait for"
+
+
+def test_an_error_that_a_body_yet_to_come_has_nothing_to_do_with_is_told_at_once(
+    site: Site,
+) -> None:
+    """To look for a client that has left must not wait for one that is slow."""
+    read, over = threading.Event(), threading.Event()
+
+    class Pending:
+        def read(self, size: int) -> bytes:
+            read.set()
+            over.wait(10)
+            return b""
+
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise FileNotFoundError("template")
+
+    site.mount(failing)
+    site.configure(on_error=lambda *_: read.wait(0.5))  # a log that takes its time
+    environ = environ_of("/", REQUEST_METHOD="POST", CONTENT_LENGTH="10")
+    environ["wsgi.input"] = Pending()
+    said: list[str] = []
+
+    def start(status: str, headers: Any, exc_info: Any = None) -> Any:
+        said.append(status)
+
+    thread = threading.Thread(target=site.wsgi, args=(environ, start), daemon=True)
+    thread.start()
+    wait_for(lambda: said or read.is_set())
+    over.set()
+    thread.join(10)
+    assert said == ["500 Internal Server Error"]
+    assert not read.is_set()
 
 
 # Logs and pages.

@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 
-from sitebus.errors import AppImportError, NotAnApplication, UnclearInterface
+from sitebus.errors import (
+    AppImportError,
+    NotAnApplication,
+    UnclearInterface,
+    WrongInterface,
+)
 from sitebus.interfaces import Detected, Interface, detect
 from tests.helpers import ROOT, SiteProcess, environment
 
@@ -476,3 +481,65 @@ def test_what_is_said_makes_nothing_callable() -> None:
     """Nor an application of what is known to be none."""
     with pytest.raises(NotAnApplication, match=r"'shop:number' .* of type int"):
         detect(1, "wsgi", reference="shop:number")
+
+
+@pytest.mark.parametrize(
+    ("obj", "said", "sentence"),
+    [
+        (asgi, "wsgi", "tests.test_interfaces.asgi was said to speak WSGI, but it speaks ASGI; "
+         "say that, or leave it to be found out"),
+        (asgi_oddly_named, "wsgi", "but it speaks ASGI;"),
+        (wsgi, "asgi3", "was said to speak ASGI, but it speaks WSGI;"),
+        (AsgiMiddleware(), "wsgi", "but it speaks ASGI;"),
+        (WsgiClass, "asgi3", "but it speaks WSGI;"),
+        (asgi2, "wsgi", "but it speaks ASGI 2;"),
+        (asgi, "asgi2", "was said to speak ASGI 2, but it speaks ASGI;"),
+        (marked("_asgi_single_callable"), "wsgi", "but it speaks ASGI;"),
+    ],
+)  # fmt: skip
+def test_what_is_certain_contradicts_what_is_said(
+    obj: object, said: Interface, sentence: str
+) -> None:
+    """A word that is believed against all evidence makes every request a 500."""
+    with pytest.raises(WrongInterface) as caught:
+        detect(obj, said)
+    assert sentence in str(caught.value)
+    assert caught.value.status == 78
+
+
+def test_a_framework_contradicts_what_is_said() -> None:
+    """Unless somebody has given it another call, which their word then is about."""
+    import fastapi
+    import flask
+
+    class Both(flask.Flask):
+        async def __call__(self, *args: Any) -> Any:  # type: ignore[override]
+            raise Called
+
+    with pytest.raises(WrongInterface, match=r"'wsgi:shop:app' .* is FastAPI and speaks ASGI"):
+        detect(fastapi.FastAPI(), "wsgi", reference="wsgi:shop:app")
+    with pytest.raises(WrongInterface, match="Flask and speaks WSGI"):
+        detect(flask.Flask("x"), "asgi3")
+    assert detect(Both("x"), "asgi3").interface == "asgi3"
+
+
+@pytest.mark.parametrize(
+    ("obj", "said", "interface"),
+    [
+        # It may make one of the other.
+        (decorated(asgi), "wsgi", "wsgi"),
+        (decorated(wsgi), "asgi3", "asgi3"),
+        # Only a guess.
+        (wsgi_oddly_named, "asgi3", "asgi3"),
+        # The marker came with the class it derives from, or what it wraps.
+        (MarkedObject(), "wsgi", "wsgi"),
+        # Both are ASGI.
+        (asgi2, "asgi3", "asgi2"),
+        (Asgi2Class, "asgi3", "asgi2"),
+    ],
+)
+def test_what_is_not_certain_is_left_to_who_says_it(
+    obj: object, said: Interface, interface: Interface
+) -> None:
+    """Who says it has a reason."""
+    assert detect(obj, said).interface == interface

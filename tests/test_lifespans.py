@@ -151,6 +151,20 @@ class Slow(Living):
         await super().__call__(scope, receive, send)
 
 
+class Late(Living):
+    """Comes up once it is told to."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        super().__init__(name, log)
+        self.begun = threading.Event()
+        self.go = threading.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun.set()
+        await asyncio.to_thread(self.go.wait, 10)
+        await super().__call__(scope, receive, send)
+
+
 def test_a_stop_waits_for_nothing_that_comes_up(site: Site, loop: LoopThread) -> None:
     """It is mounted all the same, and comes up with the next start."""
     log: list[str] = []
@@ -169,6 +183,26 @@ def test_a_stop_waits_for_nothing_that_comes_up(site: Site, loop: LoopThread) ->
     run(loop, site.lifespans.start())
     run(loop, site.lifespans.stop())
     assert log[2:] == ["a up", "slow up", "slow down", "a down"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_is_unmounted_while_the_site_starts_does_not_stay_up(
+    site: Site, loop: LoopThread, begun: bool
+) -> None:
+    """Whether its own startup has begun by then or not."""
+    log: list[str] = []
+    slow = Late("slow", log)
+    mount = site.mount(slow, "/slow")
+    after = site.mount(Living("after", log), "/after")
+    starting = loop.submit(site.lifespans.start())
+    assert slow.begun.wait(5)
+    (mount if begun else after).unmount()
+    slow.go.set()
+    starting.result(10).get()
+    expected = ["slow up", "slow down", "after up"] if begun else ["slow up"]
+    wait_for(lambda: sorted(log) == sorted(expected))
+    run(loop, site.lifespans.stop())
+    assert log[-1] == ("after down" if begun else "slow down")
 
 
 def test_a_stop_waits_for_what_goes(site: Site, loop: LoopThread) -> None:
@@ -246,6 +280,35 @@ def test_a_second_server_ends_nothing(site: Site, loop: LoopThread) -> None:
     assert got.types == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert log == ["a up"]
     run(loop, site.lifespans.stop())
+
+
+def test_a_server_that_gives_up_its_lifespan_ends_them(site: Site) -> None:
+    """Some cancel it instead of saying that they end."""
+    log: list[str] = []
+    site.mount(Living("a", log), "/a")
+
+    async def serve() -> None:
+        up = asyncio.Event()
+        events = iter([{"type": "lifespan.startup"}])
+
+        async def receive() -> Any:
+            for event in events:
+                return event
+            up.set()
+            return await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            pass
+
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
+        serving = asyncio.ensure_future(site.plain_asgi(scope, receive, send))
+        await up.wait()
+        serving.cancel()
+        await asyncio.wait({serving})
+        assert serving.cancelled()
+
+    asyncio.run(serve())
+    assert log == ["a up", "a down"]
 
 
 # On a bus.

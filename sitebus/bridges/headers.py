@@ -107,6 +107,19 @@ def _pair(header: Iterable[object]) -> Encoded:
     return name, value
 
 
+def told_length(told: int, value: str) -> int:
+    """Answer the length that a Content-Length of *value* tells, after one of *told*, or of -1.
+
+    Raises:
+        ValueError: It is no number, or not the same: whoever is in front of us might go by either.
+    """
+    if not (value.isascii() and value.isdecimal()):
+        raise ValueError(f"a Content-Length is a number of bytes: {value!r:.80}")
+    if told not in (-1, int(value)):
+        raise ValueError(f"a Content-Length of {value!r:.80}, and before it one of {told}")
+    return int(value)
+
+
 def _flaw(name: bytes, value: bytes) -> str:
     if not _NAME.fullmatch(name):
         return "that is not the name of a header"

@@ -15,7 +15,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from sitebus.bridges.environs import scope_of
-from sitebus.bridges.headers import decoded
+from sitebus.bridges.headers import decoded, told_length
 from sitebus.bridges.incoming import Incoming
 from sitebus.errors import (
     BadMessage,
@@ -23,6 +23,7 @@ from sitebus.errors import (
     LeftByException,
     LoopEnded,
     ResponseBroken,
+    WouldDeadlock,
     WrongLength,
 )
 
@@ -51,7 +52,7 @@ class Talk:
     __slots__ = (
         "__weakref__", "_ahead", "_app", "_arrived", "_asked", "_asleep", "_chunks", "_complete",
         "_done", "_error", "_gate", "_given", "_gone", "_head", "_incoming", "_lock", "_loop",
-        "_mute", "_over", "_promised", "_scope", "_task", "_waiters", "_wanted",
+        "_lost", "_mute", "_over", "_promised", "_ran", "_scope", "_task", "_waiters", "_wanted",
     )  # fmt: skip
 
     def __init__(
@@ -68,11 +69,14 @@ class Talk:
         self._incoming = Incoming(environ)
         # What only the loop touches.
         self._task: asyncio.Task[None] | None = None
+        self._ran = False
         self._waiters: list[asyncio.Future[None]] = []
         self._arrived: deque[Message] = deque()
         if self._incoming.ended:
             self._arrived.append({"type": "http.request", "body": b"", "more_body": False})
         self._asked = False
+        #: Whether reading has told that the client left.
+        self._lost = False
         self._complete = False
         self._mute = self._scope["method"] == "HEAD"
         #: The Content-Length, or -1.
@@ -97,7 +101,16 @@ class Talk:
     # In the thread.
 
     def answer(self, start_response: StartResponse) -> Iterable[bytes]:
-        """Begin the request, wait for the response to begin, and answer its body."""
+        """Begin the request, wait for the response to begin, and answer its body.
+
+        Raises:
+            WouldDeadlock: This is the thread of the loop.
+        """
+        if asyncio._get_running_loop() is self._loop:
+            self._done(self)
+            raise WouldDeadlock(
+                "a WSGI call of an ASGI application", "await asyncio.to_thread(...)"
+            )
         try:
             # Not the thread's context: it has what other requests left there.
             self._loop.call_soon_threadsafe(self._begin, context=Context())
@@ -159,6 +172,11 @@ class Talk:
             self._wanted = False
         self._post(self._arrive, message)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether the client is known to have left; to ``receive`` would read on, and wait."""
+        return self._gone or self._lost
+
     def leave(self) -> None:
         """The server takes nothing more: its client has left."""
         if not self._gone:
@@ -183,6 +201,7 @@ class Talk:
         self._task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
+        self._ran = True
         error: BaseException | None = None
         try:
             await self._app(self._scope, self._receive, self._send)
@@ -234,8 +253,12 @@ class Talk:
             self._loop.call_later(GRACE, self._cancel)
 
     def _cancel(self) -> None:
-        if self._task is not None:
+        if self._task is None:
+            return
+        if self._ran:
             self._task.cancel()
+        else:  # cancelled before it begins, it would not even say that it has ended
+            self._loop.call_soon(self._cancel)
 
     def _changed(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -250,7 +273,10 @@ class Talk:
 
     def _arrive(self, message: Message) -> None:
         self._asked = False
-        self._arrived.append(message)
+        if message["type"] == "http.request":
+            self._arrived.append(message)
+        else:
+            self._lost = True
         self._changed()
 
     # The application's two calls.
@@ -261,6 +287,8 @@ class Talk:
                 return {"type": "http.disconnect"}
             if self._arrived:
                 return self._arrived.popleft()
+            if self._lost:
+                return {"type": "http.disconnect"}
             if not self._asked:
                 self._ask()
             await self._change()
@@ -290,14 +318,17 @@ class Talk:
 
     def _start(self, message: Message) -> None:
         status = message.get("status")
-        if type(status) is not int or not 200 <= status <= 999:
+        if not isinstance(status, int) or not 200 <= status <= 999:
             raise BadMessage(f"the status {status!r:.80}", "it is a number from 200 to 999")
         headers = decoded(message.get("headers", ()))
+        if status in _BODILESS:
+            # Some servers, and what is in front of them, would wait for the body it speaks of.
+            headers = [header for header in headers if header[0].lower() != "content-length"]
         for name, value in headers:
             if name.lower() == "content-length":
-                self._promised = _number(value)
+                self._promised = told_length(self._promised, value)
         self._mute = self._mute or status in _BODILESS
-        self._head = _STATUSES.get(status) or f"{status} Unknown", headers
+        self._head = _STATUSES.get(status) or f"{int(status)} Unknown", headers
 
     async def _body(self, message: Message) -> None:
         if self._head is None:
@@ -377,12 +408,6 @@ def _as_bytes(body: object) -> bytes:
     if not isinstance(body, (bytes, bytearray, memoryview)):
         raise BadMessage(f"a body of type {type(body).__name__}", "it is bytes")
     return bytes(body)
-
-
-def _number(length: str) -> int:
-    if not length.isdecimal():
-        raise BadMessage(f"a Content-Length of {length!r:.80}", "it is a number of bytes")
-    return int(length)
 
 
 def _shown(kind: object) -> str:

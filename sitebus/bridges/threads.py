@@ -46,6 +46,11 @@ class Threads:
             return len(self._workers) - len(self._idle)
 
     @property
+    def full(self) -> bool:
+        """Whether what is submitted now has to wait for a thread."""
+        return not self._idle and len(self._workers) >= self.most
+
+    @property
     def waiting(self) -> int:
         """How many jobs no thread has begun."""
         return len(self._jobs)

@@ -18,7 +18,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sitebus.bridges.environs import environ_of
-from sitebus.bridges.headers import encoded
+from sitebus.bridges.headers import encoded, told_length
 from sitebus.bridges.outbox import AHEAD, Outbox
 from sitebus.bridges.threads import Threads
 from sitebus.bridges.upload import Upload
@@ -87,7 +87,12 @@ class _Request:
         try:
             await self._open_body()
             response = _Response(self._bridge.app, self.environ, self._outbox)
-            self._bridge.threads.submit(copy_context().run, response.run)
+            threads = self._bridge.threads
+            if threads.full and type(self.environ["wsgi.input"]) is io.BytesIO:
+                # Nobody may be there any more when its turn comes. (Who still sends a body is not
+                # watched: it would have to be received.)
+                self._watch()
+            threads.submit(copy_context().run, response.run)
             await self._forward()
         except BodyTooLarge:
             await self._refuse()
@@ -124,7 +129,7 @@ class _Request:
             start, body, over = await outbox.take()
             if outbox.error is not None:
                 await self._fail(start, body, started)
-            elif outbox.gone and not over:
+            elif outbox.gone and not (over and (started or start)):
                 return
             try:
                 if start is not None:
@@ -288,7 +293,7 @@ class _Response:
             headers = [header for header in headers if header[0] != b"content-length"]
         for name, value in headers:
             if name == b"content-length":
-                self._promised = int(value)
+                self._promised = told_length(self._promised, value.decode("latin-1"))
         return {"type": "http.response.start", "status": status, "headers": headers}
 
     def _count(self, chunk: bytes, *, last: bool = False) -> None:

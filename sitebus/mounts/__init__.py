@@ -15,7 +15,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from sitebus.errors import BadMountOption, DuplicateMount, InterfaceNotServed, NotAnApplication
+from sitebus.errors import (
+    BadMountOption,
+    DuplicateMount,
+    InterfaceNotServed,
+    NotAnApplication,
+    WouldDeadlock,
+)
+from sitebus.loop import on_a_loop
 from sitebus.mounts import pages, wsgi
 from sitebus.mounts.cookies import narrowing_cookies, narrowing_cookies_asgi
 from sitebus.mounts.crossing import Crossing
@@ -129,8 +136,14 @@ class Mount:
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until no request is inside; answer whether that came about within *timeout* s.
 
-        Unmount first if no new one shall enter meanwhile.
+        Unmount first if no new one shall enter meanwhile. A request that waits for its own mount
+        to be drained waits for itself.
+
+        Raises:
+            WouldDeadlock: There are requests to wait for, and an event loop runs in this thread.
         """
+        if timeout != 0 and self.in_flight and on_a_loop():
+            raise WouldDeadlock(f"drain of {self.name}", "await asyncio.to_thread(mount.drain)")
         return self._flights.wait_empty(timeout)
 
     def unmount(self) -> None:

@@ -42,15 +42,18 @@ def face(site: Site) -> ASGIApplication:
     """
 
     def asgi(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        by_prefix, root, otherwise = site._asgi_route
+        by_segment, root, otherwise = site._asgi_route
         try:
             path = scope["path"]
-            if scope["root_path"] or by_prefix is None:
+            if scope["root_path"] or by_segment is None or len(path) > _LONG_PATH:
                 return otherwise(scope, receive, send)
         except KeyError:  # a lifespan; or the server leaves out what is empty
             return otherwise(scope, receive, send)
-        end = path.find("/", 1, _LONG_PATH)
-        mount = by_prefix(path[:end] if end > 0 else path[:_LONG_PATH])
+        # To find the slash, and cut there, takes half as long again.
+        parts = path.split("/", 2)
+        if len(parts) == 1 or parts[0]:
+            return root(scope, receive, send, None)
+        mount = by_segment(parts[1])
         return (root if mount is None else mount._answer)(scope, receive, send, None)
 
     return asgi
@@ -76,8 +79,8 @@ def route(site: Site) -> Route:
         return None, nothing, chosen
     at_root = only.entries.get("")
     root = nothing if at_root is None else at_root._answer
-    prefixes = {prefix: mount for prefix, mount in only.entries.items() if prefix}
-    return (prefixes.get, root, chosen) if prefixes else (None, root, _alone(root, chosen))
+    segments = only.segments
+    return (segments.get, root, chosen) if segments else (None, root, _alone(root, chosen))
 
 
 def _alone(root: Answer, chosen: ASGIApplication) -> ASGIApplication:

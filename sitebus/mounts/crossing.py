@@ -67,7 +67,11 @@ class Crossing:
         if made is None:
             from sitebus import bridges
 
-            made = self._to_wsgi = bridges.to_wsgi(self._site.plain_asgi, self.the_loop)
+            app = self._site.plain_asgi
+            with self._making:
+                if self._to_wsgi is None:
+                    self._to_wsgi = bridges.to_wsgi(app, self.the_loop)
+                made = self._to_wsgi
         return made
 
     def the_loop(self) -> asyncio.AbstractEventLoop:

@@ -359,17 +359,21 @@ class Lifespans:
         try:
             self._from_outside(self._moved(self._stop, mount, self._going, epoch), loop())
         except SitebusError as failure:
-            import logging
-
-            logging.getLogger(f"sitebus.mount.{mount.name}").error("%s", failure)
+            _log_failure(mount, failure)
 
     async def _start(self, mount: Mount) -> None:
         lifespan = mount._lifespan
-        if lifespan is None or lifespan.running or not mount.enabled:
+        if lifespan is None or lifespan.running or not mount.enabled or mount.retired:
             return
         await lifespan.startup()
         if lifespan.running:
             self._up.append((mount, lifespan))
+        if mount.retired:
+            # It was unmounted meanwhile, which found nothing that it could end.
+            try:
+                await self._stop(mount)
+            except LifespanFailed as failure:
+                _log_failure(mount, failure)
 
     async def _stop(self, mount: Mount) -> None:
         for each in self._up:
@@ -427,14 +431,24 @@ class Lifespans:
         except LifespanFailed as failure:
             await send({"type": "lifespan.startup.failed", "message": str(failure)})
             return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        failures = await self.stop() if ours else []
+        failures: list[LifespanFailed] = []
+        try:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        finally:  # some servers cancel it instead of saying that they end
+            if ours:
+                failures = await self.stop()
         if failures:
             text = "; ".join(map(str, failures))
             await send({"type": "lifespan.shutdown.failed", "message": text})
         else:
             await send({"type": "lifespan.shutdown.complete"})
+
+
+def _log_failure(mount: Mount, failure: SitebusError) -> None:
+    import logging
+
+    logging.getLogger(f"sitebus.mount.{mount.name}").error("%s", failure)
 
 
 def _is_current(loop: asyncio.AbstractEventLoop) -> bool:

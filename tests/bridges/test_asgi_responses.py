@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from sitebus.errors import ClientGone
+from sitebus.bridges import to_wsgi
+from sitebus.errors import ClientGone, LeftByException, WouldDeadlock
+from sitebus.loop import LoopThread
 from tests.bridges.apps import body, settled, start
 from tests.bridges.hosts import WSGI_HOSTS, under_wsgi
 from tests.helpers import wait_for
+from tests.wsgi_helpers import environ_of, nothing
 
 # What cheroot could not write to a client that has gone is told by Python 3.13.
 pytestmark = pytest.mark.filterwarnings(
@@ -83,7 +86,7 @@ def test_bodies_arrive_whole(kind: str, messages: list[Any], expected: bytes) ->
             assert (answer.status, answer.body) == (200, expected)
 
 
-@pytest.mark.parametrize("status", [200, 204, 299, 304, 404, 599])
+@pytest.mark.parametrize("status", [200, 204, 299, 304, 404, 599, http.HTTPStatus.CREATED])
 def test_any_status_is_one(kind: str, status: int) -> None:
     """With a reason, which WSGI servers insist on."""
     with under_wsgi(kind, saying(start(status=status), body(b""))) as host:
@@ -126,6 +129,7 @@ def test_headers_arrive_as_they_were(kind: str) -> None:
         [start(("x", "a\r\ny: b"))],
         [start(("x y", "a"))],
         [start(("content-length", "many")), body(b"")],
+        [start(("content-length", "4"), ("content-length", "3")), body(b"abc")],
         [{"type": "http.response.start", "status": 200, "headers": [("x", "y")]}],
         [{"type": "http.response.start", "status": 200, "headers": [b"x"]}],
         [{"type": "http.response.trailers"}],
@@ -187,6 +191,16 @@ def test_nothing_follows_a_status_without_a_body(kind: str, status: int) -> None
         for path in ("/", "/well") if kind == "cheroot" else ("/",):
             answer = peer.get(path)
             assert answer.body == (b"" if path == "/" else b"well")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_no_length_is_told_of_a_body_that_there_cannot_be(kind: str, status: int) -> None:
+    """There are servers and proxies that wait for it."""
+    app = saying(start(("content-length", "4"), status=status), body(b"body"))
+    with under_wsgi(kind, app) as host:
+        answer = host.get("/")
+    assert (answer.status, answer.body) == (status, b"")
+    assert answer.header("content-length") in (None, "0")
 
 
 def test_a_head_of_an_endless_stream_ends(kind: str) -> None:
@@ -378,3 +392,88 @@ def test_a_stop_cancels_what_does_not_end() -> None:
         assert not host.bridge.stop(0.05)
         assert waiting.answer().status == 500
         assert host.bridge.wait_idle(10)
+
+
+def test_a_call_on_the_loop_itself_is_refused() -> None:
+    """It would wait for itself, and every other request with it."""
+
+    async def called() -> None:
+        bridge(environ_of(), nothing)
+
+    loop = LoopThread()
+    bridge = to_wsgi(saying(start(), body(b"x")), lambda: loop.loop)
+    try:
+        with pytest.raises(WouldDeadlock, match=r"asyncio\.to_thread"):
+            loop.submit(called()).result(10)
+        assert bridge.wait_idle(10)
+        assert list(bridge(environ_of(), nothing)) == [b"x"]
+    finally:
+        loop.stop()
+
+
+def test_a_request_that_is_cancelled_before_it_begins_is_over() -> None:
+    """Its thread would wait for good, and so would whoever waits for all to end."""
+    held, go = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        held.set()
+        go.wait(10)
+
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            bridge(environ_of(), nothing)
+        except LeftByException as error:
+            failed.append(error)
+
+    loop = LoopThread()
+    bridge = to_wsgi(saying(start(), body(b"x")), lambda: loop.loop)
+    asking = threading.Thread(target=ask, daemon=True)
+    try:
+        loop.submit(hold())
+        assert held.wait(10)
+        asking.start()
+        wait_for(lambda: bridge.running == 1)
+        assert not bridge.stop(0)
+        go.set()
+        assert bridge.wait_idle(5)
+        asking.join(10)
+        assert len(failed) == 1
+    finally:
+        go.set()
+        loop.stop()
+
+
+def test_a_request_that_begins_as_the_loop_ends_is_over() -> None:
+    """A host's threads may go on asking while the engine ends."""
+    failed: list[BaseException] = []
+    begun = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def ask() -> None:
+        try:
+            bridge(environ_of(), nothing)
+        except LeftByException as error:
+            failed.append(error)
+
+    async def end_late() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            asking.start()  # after the look at what runs
+            await asyncio.to_thread(begun.wait, 10)
+            raise
+
+    loop = LoopThread()
+    bridge = to_wsgi(app, lambda: made)
+    made = loop.loop
+    asking = threading.Thread(target=ask, daemon=True)
+    loop.submit(end_late())
+    loop.stop()
+    asking.join(10)
+    assert len(failed) == 1
+    assert bridge.wait_idle(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import io
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from sitebus.bridges import to_wsgi
 from sitebus.bridges.incoming import PIECE, Incoming, available
-from sitebus.errors import LoopEnded
+from sitebus.errors import BadMessage, LoopEnded
 from sitebus.loop import LoopThread
 from tests.bridges.apps import body, chunked, start
 from tests.bridges.hosts import WSGI_HOSTS, under_wsgi
@@ -139,6 +140,32 @@ def test_an_upload_that_is_broken_off_is_a_disconnect(head: str, first: bytes) -
             peer.leave()
         wait_for(lambda: heard)
     assert heard == ["http.disconnect"]
+
+
+def test_the_news_of_a_client_that_left_is_told_to_everybody_who_asks() -> None:
+    """A task that watches for it would wait for good, and the application for that task."""
+    heard: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.extend([(await receive())["type"] for _ in range(3)])
+
+    loop = LoopThread()
+    environ = environ_of(CONTENT_LENGTH="10")
+    environ["wsgi.input"] = io.BytesIO(b"12345")
+    bridge = to_wsgi(app, lambda: loop.loop)
+    asking = threading.Thread(target=_failing, args=(bridge, environ), daemon=True)
+    asking.start()
+    try:
+        wait_for(lambda: len(heard) == 3)
+        asking.join(10)
+    finally:
+        loop.stop()
+    assert heard == ["http.request", "http.disconnect", "http.disconnect"]
+
+
+def _failing(bridge: Any, environ: Any) -> None:
+    with contextlib.suppress(BadMessage):
+        bridge(environ, nothing)
 
 
 def test_several_may_receive(kind: str) -> None:

@@ -114,6 +114,57 @@ def test_a_cancelled_request_lets_its_thread_go(threads: Threads) -> None:
     go.set()
 
 
+@pytest.mark.parametrize("sent", [b"", b"form"])
+def test_who_leaves_before_there_is_a_thread_costs_none(sent: bytes) -> None:
+    """Clients that lose patience come again: a site that is late would never catch up."""
+    import asyncio
+
+    go, called = threading.Event(), []
+    threads = Threads(1)
+
+    def app(environ: Any, start_response: Any) -> Any:
+        called.append(environ["PATH_INFO"])
+        assert go.wait(10)
+        start_response("200 OK", PLAIN)
+        return [b"x"]
+
+    bridge = to_asgi(app, threads)
+
+    async def main() -> None:
+        async def send(message: Any) -> None:
+            pass
+
+        first = asyncio.ensure_future(bridge(scope_of(path="/first"), stay, send))
+        await asyncio.to_thread(wait_for, lambda: called)
+        headers = [(b"content-length", b"%d" % len(sent))]
+        left = leaving(sent)
+        await asyncio.wait_for(bridge(scope_of(path="/second", headers=headers), left, send), 5)
+        go.set()
+        await first
+
+    asyncio.run(main())
+    assert threads.stop(10)
+    assert called == ["/first"]
+
+
+async def stay() -> dict[str, Any]:
+    """Be a client that waits."""
+    import asyncio
+
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def leaving(sent: bytes) -> Any:
+    """Be a client that sends something, and goes."""
+    messages = [{"type": "http.request", "body": sent}] if sent else []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return receive
+
+
 def test_a_server_that_says_so_ends_the_stream(threads: Threads) -> None:
     """From version 2.4 of the specification, ``send`` raises when the client has left."""
     import asyncio

@@ -6,11 +6,12 @@ import contextvars
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from sitebus.bridges import upload
+from sitebus.bridges import Threads, upload
 from sitebus.errors import ClientGone
 from tests.bridges.apps import PLAIN, Body, answering, settled, ticking
 from tests.bridges.hosts import under_asgi
@@ -217,3 +218,39 @@ def test_a_stop_lets_what_runs_finish(kind: str) -> None:
         assert host.threads.alive == 0
         assert peer.answer().body == b"done"
         assert peer.get("/").body == b"done", "it can be used again"
+
+
+def waits(threads: Threads, number: int) -> bool:
+    return threads.waiting == number
+
+
+def test_who_leaves_while_all_threads_are_busy_is_not_answered(kind: str) -> None:
+    """And who stays is, with whatever was sent."""
+    go = threading.Event()
+    called: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> Any:
+        called.append(environ["PATH_INFO"])
+        assert go.wait(10)
+        start_response("200 OK", PLAIN)
+        return [environ["wsgi.input"].read() or b"none"]
+
+    with under_asgi(kind, app, most=1) as host, host.peer() as busy, host.peer() as stays:
+        busy.ask("/busy")
+        wait_for(lambda: called)
+        threads = host.threads
+        assert threads is not None
+        stays.ask("/stays", "POST", "Content-Length: 4\r\n", b"form")
+        wait_for(lambda: threads.waiting == 1)
+        idle = host.tasks()
+        for number in range(2, 5):
+            with host.peer() as leaving:
+                leaving.ask("/left")
+                wait_for(partial(waits, threads, number))
+                leaving.leave()
+        wait_for(lambda: host.tasks() <= idle, what="tasks to end")
+        go.set()
+        assert busy.answer().body == b"none"
+        assert stays.answer().body == b"form"
+        wait_for(lambda: threads.waiting == 0)
+    assert called == ["/busy", "/stays"]
