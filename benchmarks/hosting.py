@@ -78,7 +78,7 @@ def _engine(app: Any) -> None:
 
     engine = Engine()
     settings = {"threads": THREADS, "timeout": TIMEOUT, "backlog": BACKLOG}
-    server = CherootServer(engine, app, binds=["127.0.0.1:0"], **settings)  # type: ignore[arg-type]
+    server = CherootServer(engine, app, binds=["127.0.0.1:0"], **settings)
     server.subscribe()
     engine.start()
     print(server.addresses[0].port, flush=True)

@@ -10,3 +10,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Where a scope, and an environ, keep what the connection itself was if a proxy told otherwise.
+CONNECTION = "sitebus.connection"

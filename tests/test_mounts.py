@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sitebus.asgi import CONNECTION
 from sitebus.errors import (
     BadMountOption,
     BadPrefix,
@@ -20,6 +21,7 @@ from sitebus.errors import (
     UnclearInterface,
 )
 from sitebus.mounts import Mount, Site
+from sitebus.servers.proxies import Connection
 from tests.wsgi_helpers import ask, environ_of, nothing, saying, served
 
 
@@ -210,6 +212,26 @@ def test_the_most_specific_host_answers(hosts: Site, host: str, port: str, said:
     """host:port, host, *.suffix, default. A port is the socket's: a client cannot claim another."""
     answer = ask(hosts.wsgi, "/", host, SERVER_PORT=port, SERVER_NAME="")
     assert answer.text.startswith(said + " ''")
+
+
+@pytest.mark.parametrize("speech", ["wsgi", "asgi"])
+def test_a_proxys_port_is_not_where_anybody_listens(speech: str) -> None:
+    """Else a forwarded header would reach what is mounted on an inner port."""
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"inner"})
+
+    site = Site()
+    app: Any = saying("inner") if speech == "wsgi" else inner
+    site.mount(app, "/", port=9000)
+    site.mount(saying("outer"), "/", port=8080)
+    real = Connection(("127.0.0.1", 5), ("127.0.0.1", 8080), "http")
+    claimed = ask(site.wsgi, "/", "host", SERVER_PORT="9000", **{CONNECTION: real})
+    assert claimed.text.startswith("outer")
+    inside = real._replace(server=("127.0.0.1", 9000))
+    told = ask(site.wsgi, "/", "host", SERVER_PORT="443", **{CONNECTION: inside})
+    assert told.text.startswith("inner")
 
 
 def test_a_host_with_mounts_answers_for_itself() -> None:

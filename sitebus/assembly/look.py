@@ -12,6 +12,7 @@ from sitebus.errors import AppImportError, SitebusError
 from sitebus.interfaces import describe
 from sitebus.mounts import Site
 from sitebus.process import Engine
+from sitebus.servers.hosting import Faces, SiteServer
 
 
 class Finding(NamedTuple):
@@ -47,6 +48,7 @@ def check(configuration: Configuration) -> list[Finding]:
         *(_find_use(each) for each in configuration.apps.values() if each not in used),
         *(_find_use(each) for name, each in configuration.filters.items() if name not in filters),
         *(_find_plugin(each) for each in configuration.plugins if each["enabled"]),
+        *filter(None, (_find_server(each, site) for each in configuration.servers)),
     ]
 
 
@@ -88,3 +90,15 @@ def _find_plugin(settings: Settings) -> Finding:
     except SitebusError as error:
         return _failed(settings.title, text, error)
     return Finding(settings.title, text, "plugin")
+
+
+def _find_server(settings: Settings, site: Site) -> Finding | None:
+    """Make a server, which nobody starts, and read its certificate; tell only what is wrong."""
+    faces = Faces(site.wsgi, lambda: site.asgi, lambda: "wsgi")
+    try:
+        server = parts.server(settings, Engine(), faces)
+        if isinstance(server, SiteServer) and server.tls is not None:
+            server.tls.context()
+    except SitebusError as error:
+        return _failed(settings.title, settings["adapter"], error)
+    return None

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from sitebus.servers import ServerAdapter
 
 
-_NOT_THEIRS = {"adapter", "bind", "tls_cert", "tls_key", "tls_chain"}
+_NOT_THEIRS = {
+    "adapter",
+    "bind",
+    "tls_cert",
+    "tls_key",
+    "tls_chain",
+    "tls_client_ca",
+    "tls_client",
+}
 
 
 def servers(
@@ -32,19 +40,25 @@ def servers(
 ) -> Iterator[ServerAdapter]:
     """Make each server that is to serve *application*."""
     for settings in configuration.servers:
-        adapter: Any = adapters.find(settings["adapter"])
-        rows = {row.name for row in settings.section.rows} - _NOT_THEIRS
-        own = {name: settings[name] for name in rows}
-        own |= _native(settings, engine)
-        ours = isinstance(adapter, type) and issubclass(adapter, SiteServer)
-        yield adapter(
-            engine,
-            application if ours else application.wsgi,
-            binds=settings["bind"],
-            tls=_tls(settings),
-            name=settings.name,
-            **own,
-        )
+        yield server(settings, engine, application)
+
+
+def server(settings: Settings, engine: Engine, application: Faces) -> ServerAdapter:
+    """Make the server of *settings*, which is to serve *application*."""
+    adapter: Any = adapters.find(settings["adapter"])
+    rows = {row.name for row in settings.section.rows} - _NOT_THEIRS
+    own = {name: settings[name] for name in rows}
+    own |= _native(settings, engine)
+    ours = isinstance(adapter, type) and issubclass(adapter, SiteServer)
+    made: ServerAdapter = adapter(
+        engine,
+        application if ours else application.wsgi,
+        binds=settings["bind"],
+        tls=_tls(settings),
+        name=settings.name,
+        **own,
+    )
+    return made
 
 
 def _native(settings: Settings, engine: Engine) -> dict[str, Any]:
@@ -62,7 +76,8 @@ def _native(settings: Settings, engine: Engine) -> dict[str, Any]:
 def _tls(settings: Settings) -> adapters.TLS | None:
     if settings["tls_cert"] is None:
         return None
-    return adapters.TLS(settings["tls_cert"], settings["tls_key"], settings["tls_chain"])
+    certificate, key, chain = (settings[name] for name in ("tls_cert", "tls_key", "tls_chain"))
+    return adapters.TLS(certificate, key, chain, settings["tls_client_ca"], settings["tls_client"])
 
 
 def urls(server: ServerAdapter, engine: Engine) -> Iterator[str]:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes, urlsplit
 
+from sitebus.asgi import CONNECTION
+
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
@@ -200,7 +202,7 @@ def scope_of(environ: WSGIEnvironment) -> dict[str, Any]:
     path, raw_path = _paths(root + environ.get("PATH_INFO", ""), environ)
     scheme = environ["wsgi.url_scheme"]
     tls = _tls(environ) if scheme == "https" else None
-    return {
+    scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": _version(environ.get("SERVER_PROTOCOL", "")),
@@ -215,6 +217,9 @@ def scope_of(environ: WSGIEnvironment) -> dict[str, Any]:
         "server": _address(environ.get("SERVER_NAME"), environ.get("SERVER_PORT"), None),
         "extensions": {} if tls is None else {"tls": tls},
     }
+    if CONNECTION in environ:
+        scope[CONNECTION] = environ[CONNECTION]
+    return scope
 
 
 def _text(path: bytes) -> str:

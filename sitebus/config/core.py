@@ -114,6 +114,13 @@ SERVER = Section(
         Option("tls_cert", _FILE, None, "The certificate, in PEM; turns HTTPS on."),
         Option("tls_key", _FILE, None, "The certificate's private key, in PEM."),
         Option("tls_chain", _FILE, None, "The certificates between it and the root, in PEM."),
+        Option("tls_client_ca", _FILE, None, "Who must have signed clients' certificates, in PEM."),
+        Option(
+            "tls_client",
+            Choice("required", "optional"),
+            "required",
+            "Whether a client without a certificate is let in.",
+        ),
     ),
     "A server; one with every default when there is none.",
     argument="NAME",
@@ -325,9 +332,20 @@ def _named(mount: Settings, key: str, name: str, known: Iterable[str]) -> Iterat
 def _whole_certificates(configuration: Configuration) -> Iterator[Problem]:
     """A key or a chain without its certificate would serve plain HTTP, and nobody would know."""
     for server in configuration.servers:
-        for key in ("tls_key", "tls_chain"):
+        for key in ("tls_key", "tls_chain", "tls_client_ca"):
             if server.get(key) is not None and server.get("tls_cert", "") is None:
                 yield Problem(server.value(key).origin, f"{key} is of no use without tls_cert")
+
+
+def _proxied_where_bound(configuration: Configuration) -> Iterator[Problem]:
+    """A PROXY header that is expected somewhere else would be taken for a request."""
+    for server in configuration.servers:
+        chosen = server.get("proxy_protocol", ())
+        for address in () if chosen == "all" else chosen:
+            if address not in server.get("bind", ()):
+                value = server.value("proxy_protocol")
+                shown = MASK if value.secret else address
+                yield Problem(value.origin, f"proxy_protocol: {shown} is not in bind")
 
 
 def _one_server_each(configuration: Configuration) -> Iterator[Problem]:
@@ -369,6 +387,7 @@ CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     _made_once,
     _known_filters,
     _whole_certificates,
+    _proxied_where_bound,
     _one_server_each,
     _watched_by_its_terminal,
     _browsers_in_development,

@@ -11,10 +11,11 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from sitebus.errors import BadAddress
+from sitebus.errors import BadAddress, BadNetwork
 from sitebus.sockets.addresses import Address
+from sitebus.sockets.networks import normal_network
 
 T = TypeVar("T")
 
@@ -391,3 +392,42 @@ class Addresses(Listing[Address]):
 ADDRESSES: Kind[tuple[Address, ...]] = Addresses(
     BindAddress(), expected="one or more addresses such as 127.0.0.1:8080 or unix:/run/site.sock"
 )
+
+
+class Network(Kind[str]):
+    """Whom to believe: an address, a network, ``unix`` for unix sockets, or ``*`` for anybody."""
+
+    expected = "an address or a network such as 10.0.0.0/8 or ::1, unix, or * for anybody"
+    metavar = "NETWORK"
+
+    def parse(self, text: str, context: Context) -> str:
+        """Bring it into the one form that says the same."""
+        try:
+            return normal_network(text)
+        except BadNetwork as error:
+            raise BadValue(f"{error.reason}; write {error.remedy}") from error
+
+
+class Binds(Kind[Literal["all"] | tuple[Address, ...]]):
+    """Some of a server's addresses, as they are written where it binds them, or all of them."""
+
+    expected = "addresses as they are in bind, or all"
+    metavar = "ADDRESS, ...|all"
+    multiline = True
+    _some: ClassVar[Kind[tuple[Address, ...]]] = Listing(BindAddress())
+
+    def parse(self, text: str, context: Context) -> Literal["all"] | tuple[Address, ...]:
+        """Read each part; an empty list is none of them."""
+        if text.strip().lower() == "all":
+            return "all"
+        return self._some.parse(text, context)
+
+    def format(self, value: Literal["all"] | tuple[Address, ...]) -> str:
+        """Write them on one line."""
+        return "all" if value == "all" else self._some.format(value)
+
+
+NETWORKS: Kind[tuple[str, ...]] = Listing(
+    Network(), expected="addresses or networks such as 10.0.0.0/8, ::1 or unix, or * for anybody"
+)
+BINDS: Kind[Literal["all"] | tuple[Address, ...]] = Binds()

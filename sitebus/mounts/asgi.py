@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from sitebus.asgi import CONNECTION
 from sitebus.mounts import pages
 from sitebus.mounts.cookies import ROOT
 from sitebus.mounts.faults import failed, unfinished
@@ -145,7 +146,9 @@ def host_of(scope: Scope) -> str:
 
 
 def port_of(scope: Scope) -> str:
-    server = scope.get("server")
+    """Answer the port of the listening socket, "" if it has none."""
+    real = scope.get(CONNECTION)
+    server = scope.get("server") if real is None else real.server
     return str(server[1]) if server and server[1] is not None else ""
 
 

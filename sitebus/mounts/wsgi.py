@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from sitebus.asgi import CONNECTION
 from sitebus.mounts import pages
 from sitebus.mounts.isolation import (
     GOOD_NAMES,
@@ -103,11 +104,13 @@ def host_of(environ: WSGIEnvironment) -> str:
 def port_of(environ: WSGIEnvironment) -> str:
     """Answer the port of the listening socket, "" if it has none."""
     scope = environ.get("asgi.scope")
-    if scope is None:
+    source = environ if scope is None else scope
+    real = source.get(CONNECTION)
+    if real is None and scope is None:
         port: str = environ.get("SERVER_PORT", "")
         return port
-    # The environ must have one then, and may have the one that the client writes into ``Host``.
-    server = scope.get("server")
+    # The environ must have one, and may have the one that the client writes into ``Host``.
+    server = source.get("server") if real is None else real.server
     return str(server[1]) if server and server[1] is not None else ""
 
 

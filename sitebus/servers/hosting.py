@@ -14,18 +14,20 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from sitebus import trial
-from sitebus.config.kinds import DURATION, TEXT
+from sitebus.config.kinds import BINDS, DURATION, NETWORKS, SIZE, TEXT, Choice, Integer, Listing
 from sitebus.config.options import Option, Row
 from sitebus.errors import BadServerOption, ServerEnded, SitebusError
 from sitebus.process import Engine, Priority
 from sitebus.servers.base import BindAddr, ServerAdapter, channel_for, prioritized
 from sitebus.servers.connections import Door
+from sitebus.servers.forwarded import HEADERS
 from sitebus.sockets.addresses import EVERYWHERE, Address
+from sitebus.sockets.networks import Networks
 
 if TYPE_CHECKING:
     import ssl
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from sitebus.sockets import Listener
 
 Speech = Literal["wsgi", "asgi"]
+#: Is given an idle connection for who serves after us: the number of the listening socket that it
+#: came by, a descriptor of its own, who is at the other end, and what was read of a next request.
+Leave = Callable[[int, socket.socket, tuple[str, int] | None, bytes], object]
 
 #: How often a drain looks whether the bus has become impatient.
 GLANCE = 0.05
@@ -72,6 +77,11 @@ class Hosted(Protocol):
         """Accept nothing more and answer the rest with ``Connection: close``; does not wait.
 
         *for_good*: nobody will accept after us, so those the kernel has accepted are served too.
+
+        Those whose abilities say that they hand over have a third argument, *leave*: a `Leave`, or
+        None. If it is given, connections stay open, and each is given to it once it is idle. They
+        also have ``adopt(connections)``, which takes pairs of the number of a listening socket and
+        an `Idle` connection, while serving.
         """
 
     def finish(self, grace: float) -> Sequence[tuple[str, str]]:
@@ -90,6 +100,10 @@ class Abilities(NamedTuple):
     unix: bool = True
     http2: bool = False
     websocket: bool = False
+    #: Idle connections of plain HTTP/1.1 outlive a restart.
+    hand_over: bool = False
+    #: Connections may begin with a PROXY header.
+    proxy_protocol: bool = False
     #: What is peculiar, in one sentence.
     note: str = ""
 
@@ -119,6 +133,15 @@ class SiteServer(ServerAdapter):
         backlog: How many connections the kernel keeps until they are accepted.
         max_header: The longest request head in bytes; 0 is any.
         max_body: The longest request body in bytes; 0 is any.
+        header_timeout: Seconds from the first byte of a request to the end of its head; 0 is any.
+        min_rate: Bytes a second that a body must come in at least, where it is waited for by a
+            thread; 0 is any.
+        max_connections: How many connections are open at once; 0 is what suits the process.
+        trusted_proxies: Whose ``Forwarded`` and ``X-Forwarded`` headers are believed: networks,
+            ``unix`` or ``*``.
+        trusted_headers: Which of those headers are believed.
+        proxy_protocol: Which of *binds* have connections that begin with a PROXY header, or
+            ``"all"``; if any proxies are trusted, only they may connect there.
         server_header: What the Server header says.
         name: Names the threads, and this server in messages.
         native: The library's own options by their names there, as text or as it takes them.
@@ -126,7 +149,41 @@ class SiteServer(ServerAdapter):
 
     OPTIONS: ClassVar[tuple[Row, ...]] = (
         Option("linger", DURATION, 0.2, "How long a stop leaves open what says nothing."),
-        Option("server_header", TEXT, "sitebus", "What the Server header says."),
+        Option(
+            "header_timeout", DURATION, 10.0, "How long a request's head may take; 0 is any time."
+        ),
+        Option(
+            "min_rate",
+            SIZE,
+            500,
+            "How many bytes a second a body must bring, where a thread waits for it; 0 is any.",
+        ),
+        Option(
+            "max_connections",
+            Integer(0, 1 << 20),
+            0,
+            "How many connections are open at most; 0 is 10,000, or three quarters of the "
+            "descriptors that the process may have.",
+        ),
+        Option(
+            "trusted_proxies",
+            NETWORKS,
+            (),
+            "Whose Forwarded and X-Forwarded headers are believed.",
+        ),
+        Option(
+            "trusted_headers",
+            Listing(Choice(*HEADERS)),
+            tuple(HEADERS),
+            "Which of those headers are believed.",
+        ),
+        Option(
+            "proxy_protocol",
+            BINDS,
+            (),
+            "Where connections begin with a PROXY header: some of bind, or all.",
+        ),
+        Option("server_header", TEXT, "", "What the Server header says; none if it is empty."),
     )
     #: What the library can do.
     abilities: ClassVar[Abilities] = Abilities(("wsgi",))
@@ -147,7 +204,13 @@ class SiteServer(ServerAdapter):
         backlog: int = 1024,
         max_header: int = 64 << 10,
         max_body: int = 0,
-        server_header: str = "sitebus",
+        header_timeout: float = 10.0,
+        min_rate: int = 500,
+        max_connections: int = 0,
+        trusted_proxies: Iterable[str] = (),
+        trusted_headers: Iterable[str] = HEADERS,
+        proxy_protocol: Sequence[Address | str] | Literal["all"] = (),
+        server_header: str = "",
         name: str = "main",
         native: Mapping[str, Any] | None = None,
     ) -> None:
@@ -162,6 +225,12 @@ class SiteServer(ServerAdapter):
         self.backlog = backlog
         self.max_header = max_header
         self.max_body = max_body
+        self.header_timeout = header_timeout
+        self.min_rate = min_rate
+        self.max_connections = max_connections
+        self.trusted_proxies = Networks(trusted_proxies)
+        self.trusted_headers = tuple(trusted_headers)
+        self.proxied = self._proxied(proxy_protocol)
         self.server_header = _checked_header(server_header)
         self.name = name
         if tls is not None and not self.abilities.tls:
@@ -212,6 +281,15 @@ class SiteServer(ServerAdapter):
 
     def face(self, speech: Speech) -> Any:
         """Answer the application as one that speaks *speech*: itself, or behind a bridge."""
+        face = self._face(speech)
+        if not self.trusted_proxies:
+            return face
+        from sitebus.servers import proxies
+
+        layer: Any = proxies.trusting_wsgi if speech == "wsgi" else proxies.trusting_asgi
+        return layer(face, self.trusted_proxies, self.trusted_headers)
+
+    def _face(self, speech: Speech) -> Any:
         app = self.application
         if isinstance(app, Faces):
             return app.wsgi if speech == "wsgi" else app.asgi()
@@ -226,6 +304,13 @@ class SiteServer(ServerAdapter):
         if self._bridge_threads is None:
             self._bridge_threads = bridges.Threads(self.threads, f"{self.library} {self.name}")
         return bridges.to_asgi(app, self._bridge_threads)
+
+    @property
+    def proxied_doors(self) -> frozenset[int]:
+        """The numbers of the listening sockets whose connections begin with a PROXY header."""
+        return frozenset(
+            at for at, each in enumerate(self._listeners) if each.asked in self.proxied
+        )
 
     def doors(self) -> tuple[Door, ...]:
         """Copy the listening sockets, each with what WSGI calls it: neither part may be empty."""
@@ -303,6 +388,8 @@ class SiteServer(ServerAdapter):
         except BaseException:
             self._finish(self.httpserver)
             raise
+        if self.abilities.hand_over:
+            self._take_over()
 
     def wait(self) -> None:
         """Return when the server has said that it serves; raise what ended it instead."""
@@ -318,7 +405,10 @@ class SiteServer(ServerAdapter):
         if self.running and not self._server.draining:
             self._drain_until = time.monotonic() + self.drain_timeout
             leaving = self.bus.leaving
-            self._server.drain(self.linger, for_good=leaving)
+            if self.bus.execv and self.abilities.hand_over and self.tls is None:
+                self.httpserver.drain(self.linger, leave=self._leave)
+            else:
+                self._server.drain(self.linger, for_good=leaving)
             if leaving and self._server.shut.wait(GRACE):
                 # Nobody will answer here again: a client had better be refused than kept waiting.
                 for listener in self._listeners:
@@ -373,6 +463,38 @@ class SiteServer(ServerAdapter):
     def _server(self) -> Hosted:
         server: Hosted = self.httpserver
         return server
+
+    def _proxied(self, chosen: Sequence[Address | str] | Literal["all"]) -> frozenset[Address]:
+        found = self.binds if chosen == "all" else tuple(map(Address.parse, chosen))
+        for each in found:
+            if each not in self.binds:
+                raise BadServerOption("proxy_protocol", str(each), "it is not in 'bind'")
+        if found and not self.abilities.proxy_protocol:
+            text = chosen if isinstance(chosen, str) else ", ".join(map(str, chosen))
+            raise BadServerOption(
+                "proxy_protocol",
+                text,
+                f"{self.library} accepts connections by itself; use another adapter",
+            )
+        return frozenset(found)
+
+    def _leave(
+        self, door: int, sock: socket.socket, peer: tuple[str, int] | None, begun: bytes
+    ) -> None:
+        from sitebus.sockets import Idle
+
+        self.bus.sockets.leave(Idle(sock, str(self._listeners[door].address), peer, begun))
+
+    def _take_over(self) -> None:
+        """Go on with the idle connections of the process image before this one."""
+        found = [
+            (door, each)
+            for door, listener in enumerate(self._listeners)
+            for each in self.bus.sockets.adopt(listener.address)
+        ]
+        if found:
+            self.httpserver.adopt(found)
+            self.bus.log(f"HTTP Server {self.name} goes on with {len(found)} kept connections")
 
     def _read_certificate(self) -> None:
         if self.tls is None:

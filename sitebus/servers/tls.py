@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from sitebus.errors import BadCertificate, CannotRead, MayNotRead
+from sitebus.errors import BadCertificate, BadClientAuthority, CannotRead, MayNotRead
 
 if TYPE_CHECKING:
     import ssl
@@ -19,11 +19,17 @@ class TLS(NamedTuple):
         certificate: The certificate, PEM; may hold the chain and the key too.
         key: Its private key, PEM, without a passphrase; the certificate's file if not given.
         chain: The certificates between it and the root, PEM, if they have a file of their own.
+        client_ca: The certificates by which those of clients are checked, PEM; clients are not
+            asked for any if there is none.
+        client: Whether a client must show a certificate, or may. One that is shown and cannot be
+            verified ends the connection either way.
     """
 
     certificate: Path
     key: Path | None = None
     chain: Path | None = None
+    client_ca: Path | None = None
+    client: Literal["required", "optional"] = "required"
 
     def context(self, protocols: Sequence[str] = ("http/1.1",)) -> ssl.SSLContext:
         """Read the files into a context for servers, TLS 1.2 at least.
@@ -35,14 +41,14 @@ class TLS(NamedTuple):
             CannotRead: A file is missing.
             MayNotRead: A file is not for this user to read.
             BadCertificate: The files are not what they should be, or do not belong together.
+            BadClientAuthority: There is no certificate in the file of `client_ca`.
         """
         import ssl
 
         key = self.key or self.certificate
-        for path in filter(None, (self.certificate, self.key, self.chain)):
+        for path in filter(None, (self.certificate, self.key, self.chain, self.client_ca)):
             _check_readable(path)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = _context()
         context.set_alpn_protocols(list(protocols))
         passphrase = _Passphrase()
         try:
@@ -50,6 +56,10 @@ class TLS(NamedTuple):
         except ssl.SSLError as error:
             reason = _reason(error, passphrase)
             raise BadCertificate(self.certificate, key, reason) from error
+        if self.client_ca is not None:
+            _load_authority(context, self.client_ca)
+            asked = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
+            context.verify_mode = asked[self.client]
         return context
 
 
@@ -61,6 +71,32 @@ class _Passphrase:
     def __call__(self) -> str:
         self.asked = True
         return ""
+
+
+def _context() -> ssl.SSLContext:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Python asks for most of this by itself, today. Compressed secrets can be guessed (CRIME), and
+    # to negotiate again costs a server more than a client.
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context
+
+
+def _load_authority(context: ssl.SSLContext, path: Path) -> None:
+    import ssl
+
+    reason = "there is no certificate in PEM in it"
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        if error.reason not in (None, "NO_CERTIFICATE_OR_CRL_FOUND"):
+            reason = f"OpenSSL says {error.reason}"
+        raise BadClientAuthority(path, reason) from error
+    if not context.cert_store_stats()["x509"]:
+        raise BadClientAuthority(path, reason)
 
 
 def _check_readable(path: Path) -> None:

@@ -311,3 +311,27 @@ def test_a_directory_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 66
     assert "the current directory is not there any more" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("tls_cert = hello.py", "hello.py"),
+        ("proxy_protocol = all\nadapter = granian", "proxy_protocol"),
+        (
+            "adapter = waitress\nwaitress.trusted_proxy_headers = x-forwarded-for",
+            "waitress.trusted_proxy_headers",
+        ),
+    ],
+)
+def test_a_server_that_could_not_be_made_is_found(
+    command: Command, directory: Path, settings: str, sentence: str
+) -> None:
+    """What is wrong only once all settings are together is told by --check=import as well."""
+    text = f"[server]\n{settings}\n[mount /]\napp = hello:app\n"
+    (directory / "site.ini").write_text(text)
+    done = command("--check=import", "site.ini")
+    assert done.returncode not in (0, 70), done
+    assert sentence in done.stderr
+    assert "FAILED" in done.stdout
+    assert "Traceback" not in done.stderr

@@ -67,6 +67,8 @@ def test_a_size_is_bytes(text: str, size: int) -> None:
         (kinds.REFERENCE, ["", "a b", "a:", ":a", "a..b", "1a", "a:b c"], "module:attribute"),
         (kinds.NAME, ["", "a b", "a,b", "a]"], "without spaces"),
         (kinds.ADDRESSES, ["", "127.0.0.1:99999", "unix:", "not an address"], "write"),
+        (kinds.NETWORKS, ["localhost", "10.0.0.1/8", "10.0.0.0/33", "::/0x", "**"], "write"),
+        (kinds.BINDS, ["127.0.0.1:99999", "all, 127.0.0.1:80", "none"], "write"),
     ],
 )
 def test_a_wrong_text_is_told_what_would_be_right(
@@ -139,3 +141,27 @@ def test_lists_are_separated_by_commas_spaces_or_lines() -> None:
 def test_a_reference_is_a_module_or_a_file(text: str) -> None:
     """Whether it can be imported is found out later, by importing it."""
     assert kinds.REFERENCE.parse(text, HERE) == text
+
+
+def test_networks_are_brought_into_one_form() -> None:
+    """Two ways to write a network must not look like two networks."""
+    read = kinds.NETWORKS.parse("10.0.0.0/255.0.0.0, ::1/128 ::FFFF:192.0.2.0/120 UNIX *", HERE)
+    assert read == ("10.0.0.0/8", "::1", "192.0.2.0/24", "unix", "*")
+    assert kinds.NETWORKS.parse(kinds.NETWORKS.format(read), HERE) == read
+    assert kinds.NETWORKS.parse("", HERE) == ()
+
+
+def test_a_network_with_too_long_an_address_is_told_its_own() -> None:
+    """Whether the address or the length was the slip, nobody can guess."""
+    with pytest.raises(BadValue, match=r"write 10\.0\.0\.0/8"):
+        kinds.NETWORKS.parse("10.1.2.3/8", HERE)
+
+
+def test_binds_are_some_of_them_or_all() -> None:
+    """They are compared with those of ``bind``, so they are read alike."""
+    some = kinds.BINDS.parse("8080, unix:s.sock", HERE)
+    assert some == kinds.ADDRESSES.parse("127.0.0.1:8080 unix:s.sock", HERE)
+    assert kinds.BINDS.parse(kinds.BINDS.format(some), HERE) == some
+    assert kinds.BINDS.parse("All", HERE) == "all"
+    assert kinds.BINDS.format("all") == "all"
+    assert kinds.BINDS.parse("", HERE) == ()

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from sitebus.errors import EX_CONFIG, EX_NOINPUT, EX_NOPERM, SitebusError
+from sitebus.errors import (
+    EX_CONFIG,
+    EX_NOINPUT,
+    EX_NOPERM,
+    BadClientAuthority,
+    CannotRead,
+    SitebusError,
+)
 from sitebus.process import Engine
 from sitebus.servers.cheroot import CherootServer
 from sitebus.servers.tls import TLS
@@ -274,9 +282,191 @@ def test_a_key_that_may_not_be_read_is_one_sentence(certificate: Certificate) ->
     ]  # fmt: skip
 
 
-def _make_other_keys(files: Certificate, certificates: Certificates) -> None:
-    import subprocess
+# Clients that show certificates.
 
+
+@pytest.fixture
+def person(certificate: Certificate, trust: ssl.SSLContext) -> ssl.SSLContext:
+    """Show a certificate; by its root that of the server is known, too."""
+    trust.load_cert_chain(_joined(certificate), certificate.key)
+    return trust
+
+
+@pytest.fixture
+def asking(certificate: Certificate) -> TLS:
+    """Ask clients for a certificate of the same authority as the server's."""
+    return certificate.tls._replace(client_ca=certificate.root)
+
+
+def refused(server: CherootServer, context: ssl.SSLContext) -> bool:
+    """Tell whether the server ends the handshake, which TLS 1.3 clients see a little later."""
+    try:
+        with Client(server.addresses[0], tls=context) as client:
+            client.ask()
+            return client.socket.recv(1) == b""
+    except (ssl.SSLError, ConnectionError):
+        return True
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_certificate_may_be_required_of_clients(
+    serve: Serve,
+    connect: Connect,
+    asking: TLS,
+    certificate: Certificate,
+    person: ssl.SSLContext,
+    version: ssl.TLSVersion,
+) -> None:
+    """Nobody else gets as far as a request."""
+    server = serve(tls=asking)
+    nobody = ssl.create_default_context(cafile=certificate.root)
+    nobody.minimum_version = nobody.maximum_version = version
+    person.minimum_version = person.maximum_version = version
+    assert connect(server, tls=person).get().status == 200
+    assert refused(server, nobody)
+    assert connect(server, tls=person).get().status == 200
+
+
+def test_a_certificate_may_be_optional(
+    serve: Serve,
+    connect: Connect,
+    asking: TLS,
+    certificate: Certificate,
+    certificates: Certificates,
+    person: ssl.SSLContext,
+) -> None:
+    """A site may have pages for everybody; but one that is shown has to be good."""
+    server = serve(tls=asking._replace(client="optional"))
+    nobody = ssl.create_default_context(cafile=certificate.root)
+    stranger = ssl.create_default_context(cafile=certificate.root)
+    stranger.load_cert_chain(*_stranger(certificate.root.parent))
+    assert connect(server, tls=nobody).get().status == 200
+    assert connect(server, tls=person).get().status == 200
+    assert refused(server, stranger)
+
+
+def test_graceful_rereads_by_whom_clients_are_checked(
+    engine: Engine, serve: Serve, connect: Connect, asking: TLS, person: ssl.SSLContext
+) -> None:
+    """Whose authority was taken off the list stays out from now on."""
+    server = serve(tls=asking)
+    before = connect(server, tls=person)
+    assert before.get().status == 200
+    assert asking.client_ca is not None
+    asking.client_ca.write_bytes(_stranger(asking.client_ca.parent)[0].read_bytes())
+
+    engine.graceful()
+
+    assert refused(server, person)
+    assert before.get().status == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "status", "said"),
+    [
+        (None, CannotRead, EX_NOINPUT, "cannot read .*ca.pem: no such file"),
+        (b"", BadClientAuthority, EX_CONFIG, "by .*ca.pem: there is no certificate in PEM in it"),
+        (b"\x30\x82", BadClientAuthority, EX_CONFIG, "there is no certificate in PEM in it"),
+        (b"key", BadClientAuthority, EX_CONFIG, "there is no certificate in PEM in it"),
+        (
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            BadClientAuthority,
+            EX_CONFIG,
+            "cannot check client certificates by .*ca.pem: ",
+        ),
+    ],
+)
+def test_a_bad_authority_is_one_sentence(
+    certificate: Certificate,
+    tmp_path: Path,
+    content: bytes | None,
+    error: type[SitebusError],
+    status: int,
+    said: str,
+) -> None:
+    """Rather than a site that lets nobody in."""
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_bytes(certificate.key.read_bytes() if content == b"key" else content)
+    with pytest.raises(error, match=said) as caught:
+        certificate.tls._replace(client_ca=path).context()
+    assert caught.value.status == status
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_what_was_revoked_is_no_authority(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    """OpenSSL takes it for one, and would let nobody in."""
+    (tmp_path / "index").touch()
+    settings = (
+        "default_ca = here",
+        "[here]",
+        f"database = {tmp_path / 'index'}",
+        "default_md = sha256",
+    )
+    (tmp_path / "ca.conf").write_text("[ca]\n" + "\n".join((*settings, "default_crl_days = 3\n")))
+    by = (
+        "-config",
+        tmp_path / "ca.conf",
+        "-cert",
+        certificate.certificate,
+        "-keyfile",
+        certificate.key,
+    )
+    made = tmp_path / "revoked.pem"
+    subprocess.run(["openssl", "ca", "-gencrl", *by, "-out", made], check=True, capture_output=True)
+    with pytest.raises(BadClientAuthority, match="there is no certificate in PEM in it"):
+        certificate.tls._replace(client_ca=made).context()
+
+
+def test_the_weaknesses_that_options_close_are_closed(certificate: Certificate) -> None:
+    """Whatever the Python, and whatever the OpenSSL it was built with."""
+    context = certificate.tls.context()
+    for option in (
+        ssl.OP_NO_COMPRESSION,
+        ssl.OP_NO_RENEGOTIATION,
+        ssl.OP_CIPHER_SERVER_PREFERENCE,
+    ):
+        assert context.options & option
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode == ssl.CERT_NONE
+    # Who steals the key cannot read what was recorded before.
+    names = [cipher["name"] for cipher in context.get_ciphers()]
+    assert all(name.startswith(("TLS_", "ECDHE-", "DHE-")) for name in names)
+
+
+def test_a_client_cannot_negotiate_again(serve: Serve, certificate: Certificate) -> None:
+    """It costs a server more than it costs a client."""
+    port = serve(tls=certificate.tls).addresses[0].port
+    done = subprocess.run(
+        ["openssl", "s_client", "-tls1_2", "-connect", f"127.0.0.1:{port}"],
+        input=b"R\n",
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert b"RENEGOTIATING" in done.stderr
+    assert b"no renegotiation" in done.stderr
+    assert b"Compression: NONE" in done.stdout
+
+
+def _joined(files: Certificate) -> Path:
+    path = files.root.with_name("person.pem")
+    path.write_bytes(files.certificate.read_bytes() + files.chain.read_bytes())
+    return path
+
+
+def _stranger(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate that nobody has signed."""
+    made = folder / "stranger.pem", folder / "stranger.key"
+    kind = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    names = ("-days", "3", "-subj", "/CN=stranger", "-keyout", made[1], "-out", made[0])
+    subprocess.run(["openssl", *kind, *names], check=True, capture_output=True)
+    return made
+
+
+def _make_other_keys(files: Certificate, certificates: Certificates) -> None:
     folder = files.root.parent
     (folder / "other.key").write_bytes(certificates[1].key.read_bytes())
     command = ("openssl", "ec", "-aes256", "-passout", "pass:secret")
