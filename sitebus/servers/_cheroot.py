@@ -1,31 +1,30 @@
-"""cheroot's HTTP, between sitebus's own accept loop and its own worker threads.
+"""cheroot's server, between sitebus's own accept loop and its own worker threads.
 
-cheroot parses requests, runs applications and writes responses; that is kept as it is.
-What it does around them cannot host a site whose sockets outlive the server, and is replaced:
+What cheroot does around the calls of an application cannot face clients that mean harm, nor host a
+site whose sockets outlive the server; it is replaced, part by part:
 
 - Its server binds, shrinks the backlog, connects to itself to stop, and closes what it listens on.
   Ours is given listening sockets (several may share one pool) and only stops looking at them.
-- Its loop and its overload thread wake twice a second, ours when there is something to do.
+- Its loop and its overload thread wake twice a second, ours when there is something to do. Who
+  comes when too many wait for a thread is told so at once (`HTTPServer._admit`).
 - Its stop closes kept-alive connections under their clients and waits for stuck applications
   for ever; ours drains, and its worker threads are daemons that can be left behind.
-- Its TLS handshake is made by the accepting thread, where one mute client stops the whole site;
-  ours is made by a worker, once the client began it.
+- Its TLS handshake is made by the accepting thread, and requests are read by the workers: either
+  waits for clients that say nothing. Ours wait for none (`sitebus.servers._cheroot_connection`).
+- What its parser lets through, proxies may read otherwise: `sitebus.servers._cheroot_head`.
+- Its bodies loop, hang, or are kept in memory: `sitebus.servers._cheroot_input`.
 
-This is the one module that knows cheroot from inside. What it relies on, documented or not:
+What it still does, and what is relied on, documented or not, is used in this module and in
+`sitebus.servers._cheroot_request` only:
 
-- `HTTPConnection(server, socket, makefile)`: ``communicate()`` serves one request and tells whether
-  the connection stays open; ``rfile.has_data()``; ``close()``; ``remote_addr``, ``remote_port`` and
-  ``ssl_env`` go into the environ; ``resolve_peer_creds`` and ``get_peer_creds`` are caches on the
-  instance over methods of the class.
-- `HTTPServer`: a request asks it for ``can_add_keepalive_connection`` just before the headers go
-  out (False: ``Connection: close``), for ``ssl_adapter`` (None or not: the scheme),
-  ``server_name``, ``protocol``, ``stats``, ``timeout``, ``gateway`` and the two size limits; it
-  calls ``error_log``.
-  Nothing calls ``requests``, ``socket`` or ``interrupt`` once prepare, serve and stop are replaced.
-- `HTTPRequest.send_headers()` adds a Date if ``outheaders`` has none and writes the head, and
-  nothing else, with one ``conn.wfile.write``.
-- `Gateway_10.get_environ()` makes a new dict; ``respond()`` runs the application.
-- A request has ``rfile``, one of two kinds as ``chunked_read`` says (`_cheroot_input`).
+- `HTTPServer`: ``start()`` is ``prepare()`` and ``serve()``; the constructor opens nothing; nothing
+  calls ``requests``, ``socket`` or ``interrupt`` once prepare, serve and stop are replaced.
+- `HTTPRequest(server, connection)`: asks ``server.ssl_adapter`` whether there is one;
+  ``ensure_headers_sent()`` calls ``send_headers()`` once and sets ``sent_headers``; ``write()``
+  puts a piece into a chunk if ``chunked_write`` is set, and calls ``conn.wfile.write`` once.
+- `Gateway(request)`: ``env`` is what ``get_environ()`` answers; ``start_response()`` sets
+  ``started_response``, ``status`` and ``outheaders`` of the request, and ``remaining_bytes_out``;
+  with an ``exc_info`` it raises that if headers were sent.
 - ``clear_stats`` puts a row named after ``id(server)`` into ``logging.statistics``.
 
 ``tests/servers/test_cheroot_contract.py`` fails when any of this changes.
@@ -34,253 +33,33 @@ This is the one module that knows cheroot from inside. What it relies on, docume
 from __future__ import annotations
 
 import logging
-import re
 import socket
+import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from email.utils import formatdate
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
 
-from cheroot import server as cheroot_server
 from cheroot import wsgi
-from cheroot.makefile import MakeFile, StreamWriter
-from cheroot.ssl import Adapter
 
-from sitebus.servers._cheroot_input import ChunkedInput, Input
+from sitebus.servers import proxy_protocol
+from sitebus.servers._cheroot_connection import Connection, Next
+from sitebus.servers._cheroot_head import Refusal
+from sitebus.servers._cheroot_request import Gateway, described
+from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door, Doorkeeper
 from sitebus.servers.pool import WorkerPool
 
 if TYPE_CHECKING:
     import ssl
 
+    from sitebus.servers.hosting import Leave
+    from sitebus.sockets import Idle
+
 Log = Callable[[str, int, bool], object]
 
-#: What a client gets that speaks plain HTTP to a TLS port.
-PLAIN_TO_TLS = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 39\r\n"
-    b"Connection: close\r\n\r\nThis port speaks HTTPS only, not HTTP.\r\n"
-)
-
-
-#: How many bytes of a request are told of one that hangs.
-_MOST_TOLD = 200
-
-
-#: A first piece of a body up to this size is sent in one piece with the head; bytes.
-JOINED_AT_MOST = 64 << 10
-
-
-class ApplicationLeft(RuntimeError):
-    """An application tried to end the interpreter; it costs its own request and nothing else."""
-
-
-class Gateway(wsgi.Gateway_10):
-    """Run the application for one request."""
-
-    def get_environ(self) -> dict[str, Any]:  # type: ignore[override]
-        """Say which door the request came through: cheroot knows of only one."""
-        connection = self.req.conn
-        connection.serving = self.req
-        environ: dict[str, Any] = super().get_environ()  # type: ignore[no-untyped-call]
-        environ["SERVER_NAME"] = connection.door.name
-        environ["SERVER_PORT"] = connection.door.port
-        kind = ChunkedInput if self.req.chunked_read else Input
-        environ["wsgi.input"] = kind(self.req.rfile)
-        if environ["REQUEST_METHOD"] == "OPTIONS":
-            # cheroot leaves the paths of these as they were written.
-            environ["PATH_INFO"] = unquoted(environ["PATH_INFO"])
-        return environ
-
-    def respond(self) -> None:
-        try:
-            super().respond()
-        except Exception:
-            raise
-        except BaseException as leaving:
-            # sys.exit() and the like; cheroot would stop the server, here it is a failed request.
-            raise ApplicationLeft(repr(leaving)) from leaving
-
-
-def unquoted(path: str) -> str:
-    """Answer *path* as cheroot has those of other requests: a quoted slash stays one."""
-    kept = re.sub("%2f", "%252F", path, flags=re.IGNORECASE)
-    return unquote_to_bytes(kept.encode("latin-1")).decode("latin-1")
-
-
-class Writer(StreamWriter):
-    """What a response is written to: its head waits for the first of its body, to go out with it.
-
-    One send less for each response, which is the largest part of what a short one costs.
-    """
-
-    _holds_next = False
-    _held = b""
-
-    def __del__(self) -> None:
-        # What is left for a client that has gone cannot be sent; from 3.13 on the interpreter
-        # would say so on standard error.
-        with suppress(OSError, ValueError):
-            self.close()
-
-    def hold_next(self) -> None:
-        """Keep what is written next until more is, or `send_held` is called."""
-        self._holds_next = True
-
-    def write(self, val: bytes, *args: Any, **kwargs: Any) -> int:  # type: ignore[override]
-        if self._holds_next:
-            self._holds_next = False
-            self._held = val
-            return len(val)
-        if self._held:
-            # Copying a large body would cost more than it saves.
-            if len(val) <= JOINED_AT_MOST:
-                val, self._held = self._held + val, b""
-            else:
-                self.send_held()
-        return int(super().write(val, *args, **kwargs))  # type: ignore[no-untyped-call]
-
-    def send_held(self) -> None:
-        """Send a head that no body followed."""
-        if self._held:
-            held, self._held = self._held, b""
-            super().write(held)  # type: ignore[no-untyped-call]
-
-
-class Request(cheroot_server.HTTPRequest):
-    """One request, whose head goes out with the body, and whose date is made once a second."""
-
-    def send_headers(self) -> None:
-        if not any(name.lower() == b"date" for name, _ in self.outheaders):
-            self.outheaders.append((b"Date", http_date()))
-        self.conn.wfile.hold_next()
-        super().send_headers()
-
-
-_today: tuple[int, bytes] = (0, b"")
-
-
-def http_date() -> bytes:
-    """Answer the present date as HTTP writes it (RFC 9110, section 5.6.7)."""
-    global _today
-    now = int(time.time())
-    # Replaced as a whole: another thread sees the old pair or the new one.
-    known, text = _today
-    if known != now:
-        text = formatdate(now, usegmt=True).encode("ascii")
-        _today = now, text
-    return text
-
-
-def _make_file(sock: socket.socket, mode: str, bufsize: int) -> Any:
-    return (MakeFile if "r" in mode else Writer)(sock, mode, bufsize)
-
-
-class Connection(cheroot_server.HTTPConnection):
-    """One client."""
-
-    RequestHandlerClass = Request
-
-    #: The request whose application runs now, to name it when it hangs.
-    serving: cheroot_server.HTTPRequest | None = None
-    server: HTTPServer
-
-    def __init__(self, server: HTTPServer, sock: socket.socket, door: Door, peer: Any) -> None:
-        super().__init__(server, sock, _make_file)
-        # Made for every connection, used by none, and a cycle that keeps each until a collection.
-        del self.resolve_peer_creds, self.get_peer_creds
-        self.door = door
-        if isinstance(peer, tuple):
-            self.remote_addr, self.remote_port = peer[:2]
-        self._shaken = server.ssl_adapter is None
-
-    def communicate(self) -> bool:
-        """Serve one request, or do the TLS handshake before the first; tell whether to go on."""
-        if not self._shaken:
-            self._shaken = True
-            return self._shake_hands()
-        try:
-            stays = bool(super().communicate())  # type: ignore[no-untyped-call]
-            self.wfile.send_held()
-            if not stays and self.server.draining:
-                self._swallow_body()
-            return stays
-        finally:
-            self.serving = None
-
-    def has_more(self) -> bool:
-        """Tell whether a request has begun to arrive that waiting on the socket would not see."""
-        # What OpenSSL has decrypted already does not make the socket readable.
-        secure = self.server.ssl_adapter is not None
-        return bool(self.rfile.has_data() or (secure and self.socket.pending()))
-
-    def stop_reading(self) -> None:
-        """Wake a thread that waits for the rest of a request; responses can still be written."""
-        with suppress(OSError):
-            socket.socket.shutdown(self.socket, socket.SHUT_RD)
-
-    def close(self) -> None:
-        # The kernel's complaints about a client that has left already are nobody's news.
-        with suppress(OSError):
-            super().close()
-        self.server.connection_closed(self)
-
-    def _swallow_body(self) -> None:
-        """Read the rest of a body that the application left.
-
-        Without a drain this connection would have stayed open, and cheroot would have read it.
-        To close with something unread resets the connection, and can lose the response.
-        """
-        rest = getattr(getattr(self.serving, "rfile", None), "remaining", 0)
-        with suppress(OSError):
-            while rest > 0 and (data := self.rfile.read(min(rest, 65536))):
-                rest -= len(data)
-
-    def _shake_hands(self) -> bool:
-        import ssl
-
-        try:
-            self.socket.do_handshake()
-        except ssl.SSLError as error:
-            if error.reason == "HTTP_REQUEST":
-                # The plain socket below: there is no session to write through.
-                with suppress(OSError):
-                    socket.socket.sendall(self.socket, PLAIN_TO_TLS)
-            return False
-        except OSError:
-            return False  # it hung up, or said too little for too long
-        self.ssl_env = self.server.ssl_adapter.get_environ(self.socket)
-        return True
-
-
-class TLSAdapter(Adapter):
-    """cheroot's view of a TLS context, which may be replaced while serving."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        super().__init__(None, None)
-        self.context = context
-
-    def bind(self, sock: socket.socket) -> socket.socket:
-        return sock
-
-    def wrap(self, sock: socket.socket) -> tuple[socket.socket, dict[str, str]]:
-        """Put TLS around *sock*; the handshake is left for a worker thread."""
-        wrapped = self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        return wrapped, {}
-
-    def get_environ(self, sock: ssl.SSLSocket) -> dict[str, str]:  # type: ignore[override]
-        """Answer what Apache's mod_ssl would add to the environ."""
-        cipher, protocol, _bits = sock.cipher() or ("", "", 0)
-        return {
-            "wsgi.url_scheme": "https",
-            "HTTPS": "on",
-            "SSL_PROTOCOL": protocol,
-            "SSL_CIPHER": cipher,
-        }
-
-    def makefile(self, sock: socket.socket, mode: str = "r", bufsize: int = -1) -> Any:
-        return MakeFile(sock, mode, bufsize)
+#: How long a client shall stay away that found too many waiting; seconds.
+RETRY_AFTER = b"Retry-After: 1"
 
 
 class HTTPServer(wsgi.Server):
@@ -293,16 +72,20 @@ class HTTPServer(wsgi.Server):
         doors: Where to accept; at least one, closed here only by a drain for good.
         application: The WSGI application.
         threads: How many requests are served at once.
-        timeout: Seconds a client may be silent.
+        timeout: Seconds a client may be silent, or take nothing of a response.
         name: What the threads are called.
-        server_header: The text of the Server header.
+        server_header: The text of the Server header; nothing sends none.
         tls: The context when the doors speak TLS.
         log: Is told, as ``log(message, level, traceback)``, what cheroot would write to stderr.
+        header_timeout: Seconds from the first byte of a request to the end of its head; 0 is any.
+        min_rate: Bytes a second that a body must come in at least; 0 is any.
+        max_connections: How many are open at once; 0 is any.
+        max_waiting: How many requests may wait for a thread before newcomers are sent away.
+        proxied: The numbers of *doors* whose connections begin with a PROXY header.
         roll: Holds the identifiers of the threads that run the application.
         tell: Is told, by name of a channel, when such a thread begins and ends.
     """
 
-    ConnectionClass = Connection
     keep_alive_conn_limit: int | None = None  # type: ignore[assignment]
 
     def __init__(
@@ -316,27 +99,51 @@ class HTTPServer(wsgi.Server):
         server_header: str,
         tls: ssl.SSLContext | None,
         log: Log,
+        header_timeout: float = 0.0,
+        min_rate: float = 0,
+        max_connections: int = 0,
+        max_waiting: int = sys.maxsize,
+        proxied: Collection[int] = (),
         roll: set[int] | None = None,
         tell: Callable[[str], object] | None = None,
     ) -> None:
-        super().__init__(_bind_addr(doors), application, server_name=server_header)
+        super().__init__(_bind_addr(doors), application)
         self.timeout = timeout
+        self.header_timeout = header_timeout
+        self.min_rate = min_rate
+        self._max_waiting = max_waiting
+        self._doors = tuple(doors)
+        self._leave: Leave | None = None
+        self._proxied = frozenset(doors[number] for number in proxied)
         self._log = log
+        self.complaints = Complaints(lambda message, level: log(message, level, False))
         self.gateway = Gateway
-        self.software = server_header
-        self.ssl_adapter = TLSAdapter(tls) if tls is not None else None
+        self.server_header = server_header.encode("latin-1")
+        #: What is the same in every environ.
+        self.environ = _environ(server_header, threads)
+        if tls is not None:
+            from sitebus.servers._cheroot_tls import TLSAdapter
+
+            self.ssl_adapter = TLSAdapter(tls)
+            self.environ["wsgi.url_scheme"] = "https"
         self.requests = WorkerPool[Connection](threads, self._serve_one, name, roll, tell)
         self._keeper = Doorkeeper[Connection](
             doors,
             timeout=timeout,
             welcome=self._welcome,
-            serve=self.requests.put,
+            serve=self._admit,
             log=lambda message, level: log(message, level, False),
+            most=max_connections,
+            patience=0.0,
+            has_spoken=Connection.has_spoken,
+            give_up=lambda connection: self._goes_on(connection, connection.give_up()),
+            header_timeout=header_timeout,
         )
         self.serving = self._keeper.serving
         self.drained = self._keeper.ended
         self.shut = self._keeper.shut
         self._begun = time.time()
+        self._finished = False
 
     def start(self) -> None:
         """Serve until stopped."""
@@ -349,6 +156,8 @@ class HTTPServer(wsgi.Server):
     def prepare(self) -> None:
         """Start the worker threads; the sockets listen already."""
         self._begun = time.time()
+        if self._finished:
+            return  # it was stopped before it began
         try:
             self.requests.start()
         except RuntimeError:  # no more threads to be had
@@ -358,19 +167,42 @@ class HTTPServer(wsgi.Server):
 
     def serve(self) -> None:
         """Accept until `drain` is complete or `finish` is called."""
+        if self._finished:
+            # Those that were just started, if it was stopped meanwhile.
+            self.requests.stop(0.0)
         try:
             self._keeper.run()
         finally:
             self.ready = False
 
-    def drain(self, linger: float, *, for_good: bool = False) -> None:
+    def drain(self, linger: float, *, for_good: bool = False, leave: Leave | None = None) -> None:
         """Accept nothing more and answer the rest with ``Connection: close``.
 
         ``drained`` is set when the last connection is closed; one that is silent is closed *linger*
         seconds from now or from its last response. With *for_good*, those whom the kernel has
         accepted are served too, and the doors are closed when ``shut`` is set.
+
+        With *leave* connections stay open, and each is given to it once nobody serves it, with what
+        was read of its next request.
         """
-        self._keeper.drain(linger, for_good=for_good)
+        self._leave = leave
+        give = None if leave is None else partial(self._give, leave)
+        self._keeper.drain(linger, for_good=for_good, give=give)
+
+    def adopt(self, found: Iterable[tuple[int, Idle]]) -> None:
+        """Go on with connections that another server had, each with the number of its door."""
+        for number, idle in found:
+            idle.socket.settimeout(0)
+            connection = Connection(self, idle.socket, self._doors[number], idle.peer)
+            connection.resume(idle.begun)
+            self._keeper.adopt(connection, has_begun=bool(idle.begun))
+
+    def _give(self, leave: Leave, connection: Connection) -> bool:
+        if not connection.is_plain:
+            return False
+        number = self._doors.index(connection.door)
+        leave(number, connection.socket, connection.peer, connection.rfile.buffer)
+        return True
 
     def finish(self, grace: float) -> list[tuple[str, str]]:
         """End at once, drained or not.
@@ -379,11 +211,13 @@ class HTTPServer(wsgi.Server):
             The threads that are still inside an application after *grace* seconds, by name, each
             with the request it serves. They are left to themselves.
         """
+        self._finished = True
         self._keeper.cut()
         for connection in self._keeper.connections:
             connection.stop_reading()
         self.ready = False
         stuck = self.requests.stop(grace)
+        self.complaints.flush()
         busy = self.requests.busy
         return [(thread.name, _request_of(busy.get(thread))) for thread in stuck]
 
@@ -400,14 +234,7 @@ class HTTPServer(wsgi.Server):
 
     @property
     def can_add_keepalive_connection(self) -> bool:
-        return not self._keeper.draining
-
-    def put_conn(self, conn: Connection) -> None:
-        """Take back a connection that was answered and stays open."""
-        if conn.has_more():
-            self.requests.put(conn)
-        else:
-            self._keeper.park(conn)
+        return not self._keeper.draining or self._leave is not None
 
     def connection_closed(self, connection: Connection) -> None:
         self._keeper.gone(connection)
@@ -425,29 +252,72 @@ class HTTPServer(wsgi.Server):
         statistics.pop(f"Cheroot HTTPServer {id(self)}", None)
 
     def _welcome(self, door: Door, accepted: socket.socket, peer: Any) -> Connection:
+        if door in self._proxied:
+            # TLS begins behind it.
+            return Connection(self, accepted, door, peer, proxy_protocol.Reader())
         if self.ssl_adapter is not None:
-            accepted, _ = self.ssl_adapter.wrap(accepted)
+            accepted = self.ssl_adapter.wrap(accepted)
         return Connection(self, accepted, door, peer)
+
+    def _admit(self, connection: Connection) -> None:
+        """Let a worker serve *connection*, unless it is new and too many wait already."""
+        if connection.is_new and self.requests.qsize >= self._max_waiting:
+            self._goes_on(connection, self._send_away(connection))
+        else:
+            self.requests.put(connection)
+
+    def _send_away(self, connection: Connection) -> Next:
+        refusal = Refusal(503, "Too many requests wait already; try again in a moment.")
+        if self.ssl_adapter is None:
+            return connection.refuse(refusal, RETRY_AFTER)
+        # To be told it would take a handshake, which is what there is no time for.
+        connection.complain(refusal.status, refusal.why)
+        return Next.CLOSE
 
     def _serve_one(self, connection: Connection) -> None:
         """Let a worker thread serve one request; nothing a request does may end the thread."""
-        stays = False
         try:
-            stays = connection.communicate()
-            if stays:
-                self.put_conn(connection)
-        except ConnectionError:
-            pass  # the client left in the middle of its response
+            self._goes_on(connection, connection.communicate())
+        except OSError:
+            connection.close()  # the client left, or the network did
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
             self.error_log(f"Unhandled error while serving a connection: {error!r}", 40, True)
-            stays = False
-        if not stays:
             connection.close()
+
+    def _goes_on(self, connection: Connection, how: Next) -> None:
+        if how is Next.STAY:
+            if connection.has_more():
+                self.requests.put(connection)
+            else:
+                self._keeper.park(connection)
+        elif how is Next.REST:
+            self._keeper.await_rest(
+                connection, connection.deadline, to_write=connection.wants_to_write
+            )
+        elif how is Next.PART:
+            connection.stop_writing()
+            self._keeper.part(connection)
+        else:
+            connection.close()
+
+
+def _environ(server_header: str, threads: int) -> dict[str, Any]:
+    return {
+        "ACTUAL_SERVER_PROTOCOL": "HTTP/1.1",
+        "SCRIPT_NAME": "",
+        "SERVER_SOFTWARE": server_header or "sitebus",
+        "wsgi.errors": sys.stderr,
+        "wsgi.input_terminated": True,
+        "wsgi.multiprocess": False,
+        "wsgi.multithread": threads > 1,
+        "wsgi.run_once": False,
+        "wsgi.url_scheme": "http",
+        "wsgi.version": (1, 0),
+    }
 
 
 def _bind_addr(doors: Sequence[Door]) -> tuple[str, int] | str:
     """Answer an address for those who ask a server where it listens: a TCP one if there is any."""
-    # cheroot's environ has a branch for unix sockets that a TCP connection must not enter.
     addresses = [door.socket.getsockname() for door in doors]
     for address in addresses:
         if isinstance(address, tuple):
@@ -456,10 +326,4 @@ def _bind_addr(doors: Sequence[Door]) -> tuple[str, int] | str:
 
 
 def _request_of(connection: Connection | None) -> str:
-    request = connection.serving if connection is not None else None
-    if request is None:
-        return "no request"
-    # As it was asked for, and escaped: decoded, it could forge lines of the log.
-    asked: bytes = request.method + b" " + request.uri
-    text = asked[:_MOST_TOLD].decode("latin-1").encode("unicode_escape").decode("ascii")
-    return f"{text}..." if len(asked) > _MOST_TOLD else text
+    return described(connection.serving if connection is not None else None)

@@ -7,23 +7,51 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sitebus.servers.connections import Door
+from sitebus.config.kinds import Integer
+from sitebus.config.options import Option, Row
+from sitebus.servers.connections import Door, most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
 
 if TYPE_CHECKING:
     import ssl
 
+    from sitebus.process import Engine
     from sitebus.servers._cheroot import HTTPServer
 
 
 class CherootServer(SiteServer):
-    """One or several listening sockets in front of one pool of threads; see `SiteServer`."""
+    """One or several listening sockets in front of one pool of threads.
 
+    Args:
+        bus: The engine, whose sockets are used.
+        application: A WSGI or ASGI application, or a site's `Faces`.
+        max_waiting: How many requests may wait for a thread. The first request of a connection is
+            answered with 503 when there are more; those of kept connections are served.
+        settings: What every `SiteServer` takes.
+    """
+
+    OPTIONS: ClassVar[tuple[Row, ...]] = (
+        *SiteServer.OPTIONS,
+        Option(
+            "max_waiting",
+            Integer(1, 1_000_000),
+            1000,
+            "Requests that wait for a thread before new connections get 503.",
+        ),
+    )
     requires = "cheroot"
     library = "cheroot"
-    abilities: ClassVar[Abilities] = Abilities(("wsgi",), note="The default; needs nothing else.")
+    abilities: ClassVar[Abilities] = Abilities(
+        ("wsgi",), hand_over=True, proxy_protocol=True, note="The default; needs nothing else."
+    )
 
     _doors: tuple[Door, ...] = ()
+
+    def __init__(
+        self, bus: Engine, application: Any, *, max_waiting: int = 1000, **settings: Any
+    ) -> None:
+        super().__init__(bus, application, **settings)
+        self.max_waiting = max_waiting
 
     def make(self) -> HTTPServer:
         """Make cheroot's server, on copies of the listening sockets."""
@@ -39,6 +67,11 @@ class CherootServer(SiteServer):
             server_header=self.server_header,
             tls=self._context,
             log=self.bus.log,
+            header_timeout=self.header_timeout,
+            min_rate=self.min_rate,
+            max_connections=most_connections(self.max_connections),
+            max_waiting=self.max_waiting,
+            proxied=self.proxied_doors,
             roll=getattr(self.bus, "serving_threads", None),
             tell=self.bus.publish,
         )

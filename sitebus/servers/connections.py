@@ -7,6 +7,10 @@ A connection is handed over only once its first byte is there.
 So one that says nothing holds no worker thread, and a drain can tell it from a request half read:
 the first may be closed after a moment, the second must be waited for.
 
+Whoever began to say something and was not understood yet is waited for too, with a deadline
+(`Doorkeeper.await_rest`), and so is one that was told its last and may not have read it
+(`Doorkeeper.part`): closed on unread bytes, a connection is reset, and loses what was sent.
+
 A drain only stops looking at the doors (listening sockets), unless it is told that it is the last.
 What the kernel has queued meanwhile is left to whoever looks at those sockets next: ourselves after
 a stop and a start, or our successor.
@@ -15,14 +19,16 @@ a stop and a start, or our successor.
 from __future__ import annotations
 
 import errno
+import os
 import selectors
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+from sitebus.servers.waiting import NEVER, Connection, WaitingRoom
 
 #: The process or the system has no descriptor or memory left for one more connection.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -30,10 +36,13 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 BROKEN = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP})
 #: How long nothing is accepted when descriptors ran out: at once again would be a busy loop.
 BREATHER = 0.2
+#: For how long a shortage that goes on and off is not told again.
+SHORTAGE = 10.0
+#: As many connections at most, and this share of the descriptors that the process may have.
+MOST_CONNECTIONS, SHARE = 10_000, 0.75
 #: How many of those who wait are still let in before a door is closed for good.
 LAST_ROUND = 4096
 
-NEVER = float("inf")
 #: Seconds. The system's clocks of milliseconds end at 24 days; whoever waits longer waits again.
 LONGEST_WAIT = 86400.0
 
@@ -44,15 +53,6 @@ class Door(NamedTuple):
     socket: socket.socket
     name: str
     port: str
-
-
-class Connection(Protocol):
-    """What the doorkeeper needs to know of a connection."""
-
-    socket: Any
-    last_used: float
-
-    def close(self) -> None: ...
 
 
 C = TypeVar("C", bound=Connection)
@@ -67,6 +67,14 @@ class Doorkeeper(Generic[C]):
         welcome: Makes a connection of an accepted socket.
         serve: Takes a connection that has something to say; must not block.
         log: Is told, as ``log(message, level)``, what nobody else would notice.
+        most: How many connections are open at once; 0 is any. For one more, the one that has been
+            silent longest is closed; if all are busy, it waits in the kernel's queue.
+        patience: The timeout of accepted sockets, *timeout* if not given; 0 for sockets that never
+            block.
+        has_spoken: Tells whether the first bytes of a new connection are there; may take them.
+        give_up: Is told of one whose rest did not come in time, in place of its ``close``; it is
+            not waited for any more, and must be closed or handed to `part`.
+        header_timeout: The shortest time that `await_rest` is asked for, from the first byte on.
     """
 
     def __init__(
@@ -77,6 +85,11 @@ class Doorkeeper(Generic[C]):
         welcome: Callable[[Door, socket.socket, Any], C],
         serve: Callable[[C], None],
         log: Callable[[str, int], object],
+        most: int = 0,
+        patience: float | None = None,
+        has_spoken: Callable[[C], bool] | None = None,
+        give_up: Callable[[C], object] | None = None,
+        header_timeout: float = 0.0,
     ) -> None:
         self.doors = tuple(doors)
         self.serving = threading.Event()
@@ -86,13 +99,21 @@ class Doorkeeper(Generic[C]):
         self._welcome = welcome
         self._serve = serve
         self._log = log
+        self._most = most
+        self._patience = min(timeout, LONGEST_WAIT) if patience is None else patience
+        self._has_spoken = has_spoken
+        self._give_up = give_up or (lambda connection: connection.close())
+        #: Nobody becomes due sooner than this after the loop was awake.
+        self._horizon = min(timeout, header_timeout or timeout)
         self._open: set[C] = set()
-        # Oldest first: all wait equally long. (A dict finds its first key slowly after deletions.)
-        self._parked: OrderedDict[int, C] = OrderedDict()
+        self._room = WaitingRoom[C]()
+        self._full = False
+        self._short_at = -NEVER
         self._lock = threading.Lock()
         self._drained_since: float | None = None
         self._linger = 0.0
         self._for_good = False
+        self._give: Callable[[C], bool] | None = None
         self._cut = False
         # None while the doors are open.
         self._resume_at: float | None = None
@@ -110,6 +131,16 @@ class Doorkeeper(Generic[C]):
         with self._lock:
             return frozenset(self._open)
 
+    @property
+    def idle(self) -> tuple[C, ...]:
+        """Those of whose next request nothing was read yet, longest silent first."""
+        return self._room.idle
+
+    @property
+    def midway(self) -> tuple[C, ...]:
+        """Those that began to say something whose rest is waited for."""
+        return self._room.midway
+
     def run(self) -> None:
         """Accept and watch until a drain is complete or was cut short."""
         alarm, bell = socket.socketpair()
@@ -118,6 +149,7 @@ class Doorkeeper(Generic[C]):
             bell.setblocking(False)
             self._selector.register(alarm, selectors.EVENT_READ)
             self._bell = bell
+            self._room.open(self._selector)
             try:
                 self._open_doors()
                 self.serving.set()
@@ -134,42 +166,73 @@ class Doorkeeper(Generic[C]):
     def park(self, connection: C) -> None:
         """Wait with *connection* for its next request (from any thread)."""
         connection.last_used = time.monotonic()
-        if not self._watch(connection):
-            connection.close()
-        elif self.draining:
-            self._ring()
+        self._kept(connection, self._room.add_idle(connection))
 
-    def _watch(self, connection: C) -> bool:
-        number = connection.socket.fileno()
-        with self._lock:
-            if self.ended.is_set():
-                return False
-            try:
-                self._selector.register(number, selectors.EVENT_READ, connection)
-            except (OSError, ValueError, KeyError):
-                return False  # no room to watch it, or closed behind our back
-            self._parked[number] = connection
-            return True
+    def await_rest(self, connection: C, until: float, *, to_write: bool = False) -> None:
+        """Wait until *until* for the rest of what *connection* began to say (from any thread).
+
+        With *to_write*, for its taking what it was sent.
+        """
+        is_kept = self._room.add_midway(connection, until, to_write=to_write)
+        self._kept(connection, is_kept)
+
+    def part(self, connection: C) -> None:
+        """Close *connection* once it has hung up, or in a moment (from any thread).
+
+        What it still says is read and forgotten. It was told already that nothing more will come.
+        """
+        self._kept(connection, self._room.add_parting(connection))
+        self._ring()
+
+    def _kept(self, connection: C, is_kept: bool) -> None:
+        if not is_kept:
+            connection.close()
+        elif self.draining or self._full:
+            self._ring()
 
     def gone(self, connection: C) -> None:
         """Be told that *connection* was closed (from any thread)."""
         with self._lock:
             self._open.discard(connection)
-        if self.draining:
+        if self.draining or self._full:
             self._ring()
 
-    def drain(self, linger: float, *, for_good: bool = False) -> None:
+    def drain(
+        self,
+        linger: float,
+        *,
+        for_good: bool = False,
+        give: Callable[[C], bool] | None = None,
+    ) -> None:
         """Accept nothing more, and end when every connection is closed.
 
         Silent ones are closed when they said nothing for *linger* more seconds. With *for_good*
         nobody will look at these doors again: who waits there is let in first, and then they are
         closed, which is told by ``shut``.
+
+        *give* is called, in the doorkeeper's thread, with each connection that waits for its next
+        request or for the rest of one. If it answers true, the connection is another's.
         """
         with self._lock:
             if self._drained_since is None:
                 self._linger = linger
                 self._for_good = for_good
+                self._give = give
                 self._drained_since = time.monotonic()
+        self._ring()
+
+    def adopt(self, connection: C, *, has_begun: bool) -> None:
+        """Go on with a connection that somebody else has accepted (from any thread).
+
+        *has_begun*: something of its next request was read already.
+        """
+        with self._lock:
+            self._open.add(connection)
+        if has_begun:
+            self._serve(connection)
+        else:
+            self.park(connection)
+        # Whoever sleeps does not know yet that somebody may become due.
         self._ring()
 
     def cut(self) -> None:
@@ -191,25 +254,50 @@ class Doorkeeper(Generic[C]):
             for door in self.doors if self._for_good else ():
                 door.socket.close()
             self.shut.set()
+        if self._give is not None and self.draining:
+            self._give_away(self._give)
+        if self._full and self._resume_at == NEVER and not self.draining and self._has_room():
+            self._open_doors()
         return self._cut or (self.draining and not self._open)
+
+    def _give_away(self, give: Callable[[C], bool]) -> None:
+        for connection in (*self._room.idle, *self._room.midway):
+            number = connection.socket.fileno()
+            # Watched until it is another's: whoever reads it next must be the only one.
+            if give(connection) and self._room.remove(number, connection):
+                with self._lock:
+                    self._open.discard(connection)
 
     def _wait_for_words(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout and min(timeout, LONGEST_WAIT)):
             self._attend(key)
 
     def _attend(self, key: selectors.SelectorKey) -> None:
+        if self._cut:
+            return  # who would serve it may have gone
         if isinstance(key.data, Door):
             self._accept(key.data)
         elif key.data is None:
             cast(socket.socket, key.fileobj).recv(4096)
-        else:
-            with self._lock:
-                self._unpark(key.fd)
+        elif self._room.is_parting(key.fd):
+            if self._room.has_left(key.fd):
+                self._close(key.data)
+        # Not if it was closed to make room, or the number is another's, since this was reported.
+        elif self._room.remove(key.fd, key.data):
             self._serve(key.data)
+
+    def _close(self, connection: C) -> None:
+        self._room.remove(connection.socket.fileno(), connection)
+        connection.close()
 
     def _accept(self, door: Door) -> None:
         if self.draining or self._resume_at is not None:
             return  # closed since this event was reported
+        if not self._make_room():
+            # Told before it is looked at again, so that nobody can leave unnoticed in between.
+            self._full = True
+            self._close_doors(until=NEVER)
+            return
         try:
             accepted, peer = door.socket.accept()
         except BlockingIOError:
@@ -218,6 +306,19 @@ class Doorkeeper(Generic[C]):
             self._refused(door, error)
             return
         self._usher(door, accepted, peer)
+
+    def _make_room(self) -> bool:
+        """Close who has been silent longest, if there is no room; tell whether there is some."""
+        if not self._most or len(self._open) < self._most:
+            return True
+        longest = self._room.first_to_go()
+        if longest is None or not self._room.remove(longest.socket.fileno(), longest):
+            return False
+        longest.close()
+        return True
+
+    def _has_room(self) -> bool:
+        return len(self._open) < self._most or self._room.first_to_go() is not None
 
     def _let_in_who_waits(self) -> None:
         for door in self.doors:
@@ -233,12 +334,17 @@ class Doorkeeper(Generic[C]):
         if error.errno in BROKEN:
             raise error
         if error.errno in EXHAUSTED:
-            self._log(f"cannot accept on {door.name}:{door.port}: {error.strerror}; pausing", 40)
-            self._close_doors(until=time.monotonic() + BREATHER)
+            now = time.monotonic()
+            if now - self._short_at > SHORTAGE:
+                where = f"{door.name}:{door.port}"
+                self._log(f"cannot accept on {where}: {error.strerror}; pausing", 40)
+            self._short_at = now
+            self._close_doors(until=now + BREATHER)
 
     def _usher(self, door: Door, accepted: socket.socket, peer: Any) -> None:
-        spoken = _has_spoken(accepted)
-        accepted.settimeout(min(self._timeout, LONGEST_WAIT))
+        # With a timeout, a socket waits even where it is told not to.
+        spoken = self._has_spoken is None and _has_spoken(accepted)
+        accepted.settimeout(self._patience)
         try:
             connection = self._welcome(door, accepted, peer)
         except OSError:
@@ -246,13 +352,14 @@ class Doorkeeper(Generic[C]):
             return
         with self._lock:
             self._open.add(connection)
-        if spoken:
+        if spoken or (self._has_spoken is not None and self._has_spoken(connection)):
             self._serve(connection)
         else:
             self.park(connection)
 
     def _open_doors(self) -> None:
         self._resume_at = None
+        self._full = False
         with self._lock:
             for door in self.doors:
                 self._selector.register(door.socket, selectors.EVENT_READ, door)
@@ -267,42 +374,46 @@ class Doorkeeper(Generic[C]):
     def _next_due(self, now: float) -> float:
         """Answer when something is to be done that no event announces."""
         due = NEVER if self._resume_at is None else self._resume_at
-        oldest = self._oldest()
+        due = min(due, self._room.next_due())
+        oldest = self._room.first_idle()
         if oldest is not None:
-            return min(due, self._due(oldest))
-        if self._open and not self.draining:
-            # Whoever is parked from now on is due after this, so that parking needs not wake us.
-            return min(due, now + self._timeout)
+            due = min(due, self._due(oldest))
+        if len(self._open) > len(self._room):
+            # Whoever is watched from now on is due after this, so that nobody needs to wake us.
+            return min(due, now + self._horizon)
         return due
 
     def _do_what_is_due(self, now: float) -> None:
         if self._resume_at is not None and self._resume_at <= now:
             self._open_doors()
-        while (oldest := self._oldest()) is not None and self._due(oldest) <= now:
-            with self._lock:
-                self._unpark(oldest.socket.fileno())
-            oldest.close()
-
-    def _oldest(self) -> C | None:
-        with self._lock:
-            return next(iter(self._parked.values()), None)
+        while (oldest := self._room.first_idle()) is not None and self._due(oldest) <= now:
+            self._close(oldest)
+        for slow in self._room.remove_late(now):
+            self._give_up(slow)
+        for gone in self._room.late_parting(now):
+            self._close(gone)
 
     def _due(self, connection: C) -> float:
         if self._drained_since is None:
             return connection.last_used + self._timeout
         return max(connection.last_used, self._drained_since) + self._linger
 
-    def _unpark(self, number: int) -> None:
-        del self._parked[number]
-        self._selector.unregister(number)
-
     def _leave(self) -> None:
-        with self._lock:
-            self.ended.set()
-            silent = list(self._parked.values())
-            self._parked.clear()
-        for connection in silent:
+        # Before those are closed who are here: nobody may come in after.
+        watched = self._room.close()
+        self.ended.set()
+        for connection in watched:
             connection.close()
+
+
+def most_connections(wanted: int) -> int:
+    """Answer how many connections may be open: *wanted*, or what suits the process if it is 0."""
+    if wanted:
+        return wanted
+    files = os.sysconf("SC_OPEN_MAX")
+    if files < 0:  # there is no limit
+        return MOST_CONNECTIONS
+    return max(1, min(MOST_CONNECTIONS, int(files * SHARE)))
 
 
 def _has_spoken(accepted: socket.socket) -> bool:
