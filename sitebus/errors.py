@@ -1133,7 +1133,22 @@ class LifespanFailed(SitebusError):
         return f"the application at {self.name} {self.did}: {self.reason}"
 
 
-class ClientGone(SitebusError, ConnectionResetError):
+class ClientFault(SitebusError):
+    """A request fails by what its client does or leaves undone, which is nobody's news."""
+
+    @staticmethod
+    def is_why(error: BaseException) -> bool:
+        """Tell whether *error* is one, or was raised from one."""
+        cause: BaseException | None = error
+        for _ in range(8):
+            if cause is None or isinstance(cause, ClientFault):
+                break
+            # Not what it was raised beside: that may be the application's own mistake.
+            cause = cause.__cause__
+        return isinstance(cause, ClientFault)
+
+
+class ClientGone(ClientFault, ConnectionResetError):
     """The client left before its request was read, or its response was sent."""
 
     def __init__(self, undone: str) -> None:
@@ -1146,7 +1161,7 @@ class ClientGone(SitebusError, ConnectionResetError):
         return f"the client left before {self.undone}"
 
 
-class BodyTooLarge(SitebusError, OSError):
+class BodyTooLarge(ClientFault, OSError):
     """A request's body is larger than the site takes."""
 
     def __init__(self, most: int) -> None:
@@ -1159,7 +1174,7 @@ class BodyTooLarge(SitebusError, OSError):
         return f"the request's body is larger than the {self.most} bytes that are taken"
 
 
-class BodyTooSlow(SitebusError, TimeoutError):
+class BodyTooSlow(ClientFault, TimeoutError):
     """A request's body comes more slowly than the site waits for it."""
 
     def __init__(self, received: int) -> None:
@@ -1172,7 +1187,7 @@ class BodyTooSlow(SitebusError, TimeoutError):
         return f"the rest of the request's body did not come in time, after {self.received} bytes"
 
 
-class BadChunks(SitebusError, OSError):
+class BadChunks(ClientFault, OSError):
     """A request's body says that it comes in chunks, and does not."""
 
     def __init__(self, what: str) -> None:

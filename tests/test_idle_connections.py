@@ -128,9 +128,10 @@ def test_too_few_descriptors_lose_what_does_not_fit_and_mix_up_nothing(
     [
         [],
         [[HERE]],
-        [[HERE, ["host"], ""]],
-        [[HERE, ["host", "no port"], ""]],
-        [[HERE, None, "\u2028"]],
+        [[HERE, 2, ["host"], ""]],
+        [[HERE, 2, ["host", "no port"], ""]],
+        [[HERE, "AF_INET", None, ""]],
+        [[HERE, 2, None, "\u2028"]],
         [{"address": HERE}],
         "text",
         None,

@@ -14,7 +14,7 @@ from wsgiref.validate import validator
 
 import pytest
 
-from sitebus.errors import ResponseBroken, ResponseRefused
+from sitebus.errors import ClientGone, ResponseBroken, ResponseRefused
 from sitebus.mounts import Mount, Site
 from sitebus.mounts.isolation import (
     GOOD_NAMES,
@@ -684,3 +684,35 @@ def test_empty_chunks_come_after_the_status() -> None:
     environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
     said += [f"chunk {chunk!r}" for chunk in site.wsgi(environ, start_response)]
     assert said == ["302 Found"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_a_client_does_fills_no_log(wrapped: bool) -> None:
+    """Anybody can hang up in the middle of an upload, as often as they like."""
+    recorded: list[BaseException] = []
+
+    def reads(environ: Any, start_response: Any) -> list[bytes]:
+        gone = ClientGone("all of its request was read")
+        if wrapped:
+            raise ValueError("unreadable") from gone
+        raise gone
+
+    site = Site(on_error=lambda mount, environ, error: recorded.append(error))
+    site.mount(reads, "/")
+    assert ask(site.wsgi, "/").code == 500
+    assert recorded == []
+
+
+def test_a_mistake_beside_it_is_told() -> None:
+    recorded: list[BaseException] = []
+
+    def mistaken(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            raise ClientGone("all of its request was read")
+        except ClientGone:
+            raise KeyError("a mistake of its own")  # noqa: B904 - not caused by it
+
+    site = Site(on_error=lambda mount, environ, error: recorded.append(error))
+    site.mount(mistaken, "/")
+    assert ask(site.wsgi, "/").code == 500
+    assert [type(error) for error in recorded] == [KeyError]

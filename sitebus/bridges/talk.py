@@ -202,6 +202,9 @@ class Talk:
 
     async def _run(self) -> None:
         self._ran = True
+        if self._over:
+            self._done(self)
+            return  # it was called off before it began
         error: BaseException | None = None
         try:
             await self._app(self._scope, self._receive, self._send)
@@ -229,6 +232,9 @@ class Talk:
             explained = LeftByException(error)
             explained.__cause__ = error
             return explained
+        if self._lost:
+            # It was told so, and had nobody to answer.
+            return ClientGone("all of its request was read")
         if self._head is None:
             return BadMessage("no response", f"{_START} and {_BODY} were expected")
         if not self._given:

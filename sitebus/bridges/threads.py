@@ -78,8 +78,14 @@ class Threads:
                 worker.gate.release()
             self._idle.clear()
         deadline = None if timeout is None else time.monotonic() + timeout
-        ended = [worker.ended(deadline) for worker in workers]
-        return all(ended)
+        while workers:
+            ended = [worker.ended(deadline) for worker in workers]
+            if not all(ended):
+                return False
+            with self._lock:
+                # Those that were started meanwhile for what had been submitted.
+                workers = [worker for worker in self._workers if worker.leaving]
+        return True
 
     def _wake(self) -> _Worker | None:
         """Wake an idle thread, or answer one to start, if there may be one; under the lock."""
@@ -124,6 +130,8 @@ class Threads:
             self._waking = False
             job = self._take(worker)
             new = self._wake() if self._jobs else None
+            if new is not None:
+                new.leaving = worker.leaving
             next_job = self._jobs[0] if new is not None else None
         if new is not None and next_job is not None:
             self._start(new, next_job)

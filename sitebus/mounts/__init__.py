@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sitebus.errors import (
     BadMountOption,
+    ClientFault,
     DuplicateMount,
     InterfaceNotServed,
     NotAnApplication,
@@ -151,7 +152,12 @@ class Mount:
         self._site.unmount(self)
 
     def record(self, environ: WSGIEnvironment, error: BaseException) -> None:
-        """Tell the log of a failure inside the application; never raises."""
+        """Tell the log of a failure inside the application; never raises.
+
+        What the client has done is left out: else it could fill the log.
+        """
+        if ClientFault.is_why(error):
+            return
         record_safely(self._site.on_error, self, environ, error)
 
     def page(self, environ: WSGIEnvironment, error: BaseException) -> pages.Answer:

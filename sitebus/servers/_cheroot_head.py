@@ -29,7 +29,9 @@ _FIELDS = re.compile(rb"%b(?:\r\n%b)*+" % (_FIELD, _FIELD))
 #: One line behind the last chunk.
 TRAILER = re.compile(rb"%b\r\n" % _FIELD)
 _TOKENS = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*+" % (_TOKEN, _TOKEN))
-_HOST = re.compile(r"(?:\[[0-9A-Fa-fv:.]++\]|[A-Za-z0-9._~%!$&'()*+;=-]*+)(?::[0-9]{0,5}+)?")
+_HOST = re.compile(
+    r"(?:\[[0-9A-Fa-fv:.]++\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]{0,5}+)?"
+)
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]++)(.*+)")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 _QUOTED_SLASH = re.compile(rb"%2f", re.IGNORECASE)

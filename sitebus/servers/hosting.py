@@ -406,7 +406,7 @@ class SiteServer(ServerAdapter):
             self._drain_until = time.monotonic() + self.drain_timeout
             leaving = self.bus.leaving
             if self.bus.execv and self.abilities.hand_over and self.tls is None:
-                self.httpserver.drain(self.linger, leave=self._leave)
+                self.httpserver.drain(self.linger, leave=self._leave_to_successor())
             else:
                 self._server.drain(self.linger, for_good=leaving)
             if leaving and self._server.shut.wait(GRACE):
@@ -478,12 +478,12 @@ class SiteServer(ServerAdapter):
             )
         return frozenset(found)
 
-    def _leave(
-        self, door: int, sock: socket.socket, peer: tuple[str, int] | None, begun: bytes
-    ) -> None:
+    def _leave_to_successor(self) -> Leave:
         from sitebus.sockets import Idle
 
-        self.bus.sockets.leave(Idle(sock, str(self._listeners[door].address), peer, begun))
+        addresses = [str(listener.address) for listener in self._listeners]
+        leave = self.bus.sockets.leave
+        return lambda door, sock, peer, begun: leave(Idle(sock, addresses[door], peer, begun))
 
     def _take_over(self) -> None:
         """Go on with the idle connections of the process image before this one."""

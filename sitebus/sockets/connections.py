@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +28,8 @@ AT_ONCE = 250
 _PLACE = 8
 #: What messages may take in the kernel, in bytes, if it lets us.
 _ROOM = 4 << 20
+#: Nothing that is started meanwhile may get what is received.
+_CLOSED_BY_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Idle(NamedTuple):
@@ -79,7 +83,10 @@ def unpack(fd: int) -> list[Idle]:
 
 
 def _send(slot: socket.socket, idle: Sequence[Idle]) -> None:
-    rows = [[each.address, each.peer, b64encode(each.begun).decode()] for each in idle]
+    rows = [
+        [each.address, each.socket.family, each.peer, b64encode(each.begun).decode()]
+        for each in idle
+    ]
     file = legacy.write({"idle": rows})
     try:
         _post(slot, 0, [file])
@@ -94,16 +101,18 @@ def _post(slot: socket.socket, place: int, fds: list[int]) -> None:
 
 
 def _received(box: socket.socket) -> Iterator[tuple[int, list[int]]]:
-    # Nothing that is started meanwhile may get them.
-    flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
     while True:
         try:
-            place, fds, _, _ = socket.recv_fds(box, _PLACE, AT_ONCE, flags)
+            # Not recv_fds, which forgets its flags in Python 3.11.
+            place, found, _, _ = box.recvmsg(_PLACE, socket.CMSG_LEN(AT_ONCE * 4), _CLOSED_BY_EXEC)
         except OSError:
             return  # that was all
         if not place:
             return
-        yield int.from_bytes(place, "big"), fds
+        fds = array("i")
+        for _, _, data in found:
+            fds.frombytes(data[: len(data) // 4 * 4])
+        yield int.from_bytes(place, "big"), list(fds)
 
 
 def _rows(first: tuple[int, list[int]]) -> list[Any]:
@@ -115,11 +124,15 @@ def _rows(first: tuple[int, list[int]]) -> list[Any]:
         return []
 
 
-def _idle(fd: int, address: str, peer: list[Any] | None, begun: str) -> Idle:
+def _idle(fd: int, address: str, family: int, peer: list[Any] | None, begun: str) -> Idle:
     place = None if peer is None else (str(peer[0]), int(peer[1]))
     read = b64decode(begun)
-    sock = socket.socket(fileno=fd)
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        raise ValueError("no socket")
+    # Given what it is, so that the kernel is not asked three times for each.
+    sock = socket.socket(family, socket.SOCK_STREAM, 0, fd)
     # Before it is duplicated, which clears the flag in every process that has it.
     sock.setblocking(False)
-    sock.set_inheritable(False)
+    if not _CLOSED_BY_EXEC:
+        sock.set_inheritable(False)
     return Idle(sock, str(address), place, read)

@@ -14,7 +14,7 @@ import pytest
 
 from sitebus.bridges import to_wsgi
 from sitebus.bridges.incoming import PIECE, Incoming, available
-from sitebus.errors import BadMessage, LoopEnded
+from sitebus.errors import ClientGone, LoopEnded
 from sitebus.loop import LoopThread
 from tests.bridges.apps import body, chunked, start
 from tests.bridges.hosts import WSGI_HOSTS, under_wsgi
@@ -164,7 +164,7 @@ def test_the_news_of_a_client_that_left_is_told_to_everybody_who_asks() -> None:
 
 
 def _failing(bridge: Any, environ: Any) -> None:
-    with contextlib.suppress(BadMessage):
+    with contextlib.suppress(ClientGone):
         bridge(environ, nothing)
 
 
