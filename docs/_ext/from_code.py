@@ -226,14 +226,17 @@ class AdapterTable(Generated):
     def text(self) -> str:
         from sitebus.servers import BUILT_IN
 
-        heading = ("Adapter", "Speaks", "TLS", "HTTP/2", "WebSocket", "Needs", "")
-        return table("12 12 8 8 10 20 30", [heading, *map(self.row, BUILT_IN)])
+        heading = (
+            "Adapter", "Speaks", "TLS", "HTTP/2", "WebSocket", "PROXY", "Hands over", "Needs", "",
+        )  # fmt: skip
+        return table("11 11 6 7 9 7 9 18 22", [heading, *map(self.row, BUILT_IN)])
 
     def row(self, name: str) -> Sequence[str]:
         adapter: Any = adapter_class(name)
         able = adapter.abilities
         speaks = " and ".join(each.upper() for each in able.speaks)
-        marks = ["yes" if each else "no" for each in (able.tls, able.http2, able.websocket)]
+        known = (able.tls, able.http2, able.websocket, able.proxy_protocol, able.hand_over)
+        marks = ["yes" if each else "no" for each in known]
         extra = "" if name in ("cheroot", "wsgiref") else code(f"sitebus[{name}]")
         return (code(name), speaks, *marks, extra or "nothing more", able.note)
 
