@@ -12,20 +12,20 @@ read and answered, with ``Connection: close``. A connection that says nothing is
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sitebus import trial
 from sitebus.config.kinds import BINDS, DURATION, NETWORKS, SIZE, TEXT, Choice, Integer, Listing
 from sitebus.config.options import Option, Row
 from sitebus.errors import BadServerOption, ServerEnded, SitebusError
 from sitebus.process import Engine, Priority
+from sitebus.servers.announcing import announcing
 from sitebus.servers.base import BindAddr, ServerAdapter, channel_for, prioritized
 from sitebus.servers.connections import Door
 from sitebus.servers.forwarded import HEADERS
+from sitebus.servers.hosted import Abilities, Faces, Hosted, Leave, Speech
 from sitebus.sockets.addresses import EVERYWHERE, Address
 from sitebus.sockets.networks import Networks
 
@@ -37,85 +37,12 @@ if TYPE_CHECKING:
     from sitebus.servers.tls import TLS
     from sitebus.sockets import Listener
 
-Speech = Literal["wsgi", "asgi"]
-#: Is given an idle connection for who serves after us: the number of the listening socket that it
-#: came by, a descriptor of its own, who is at the other end, and what was read of a next request.
-Leave = Callable[[int, socket.socket, tuple[str, int] | None, bytes], object]
+__all__ = ["Abilities", "Faces", "Hosted", "Leave", "SiteServer", "Speech"]
 
 #: How often a drain looks whether the bus has become impatient.
 GLANCE = 0.05
 #: How long worker threads may take to end when there is nothing left for them to do.
 GRACE = 0.5
-
-
-class Hosted(Protocol):
-    """The server of one library, for one start and one stop.
-
-    Attributes:
-        serving: Set when it serves, and also when it has ended without.
-        ready: Whether it serves.
-        draining: Whether `drain` was called.
-        drained: Set when the last connection is closed.
-        shut: Set when it accepts nothing any more, and holds no listening socket that could.
-    """
-
-    serving: threading.Event
-    drained: threading.Event
-    shut: threading.Event
-
-    @property
-    def ready(self) -> bool: ...
-    @property
-    def draining(self) -> bool: ...
-    def start(self) -> object:
-        """Serve until drained or finished; raises what keeps it from serving."""
-
-    def stop(self) -> object:
-        """End; for those who know nothing of drains."""
-
-    def drain(self, linger: float, *, for_good: bool = False) -> None:
-        """Accept nothing more and answer the rest with ``Connection: close``; does not wait.
-
-        *for_good*: nobody will accept after us, so those the kernel has accepted are served too.
-
-        Those whose abilities say that they hand over have a third argument, *leave*: a `Leave`, or
-        None. If it is given, connections stay open, and each is given to it once it is idle. They
-        also have ``adopt(connections)``, which takes pairs of the number of a listening socket and
-        an `Idle` connection, while serving.
-        """
-
-    def finish(self, grace: float) -> Sequence[tuple[str, str]]:
-        """End at once, drained or not, and wait *grace* seconds for what is still inside.
-
-        Returns:
-            Who is still busy then, and with what.
-        """
-
-
-class Abilities(NamedTuple):
-    """What a server library can do, for the table in the docs and for refusals."""
-
-    speaks: tuple[Speech, ...]
-    tls: bool = True
-    unix: bool = True
-    http2: bool = False
-    websocket: bool = False
-    #: Idle connections of plain HTTP/1.1 outlive a restart.
-    hand_over: bool = False
-    #: Connections may begin with a PROXY header.
-    proxy_protocol: bool = False
-    #: What is peculiar, in one sentence.
-    note: str = ""
-
-
-class Faces(NamedTuple):
-    """A site as servers see it: the same applications through either interface."""
-
-    wsgi: Callable[..., Any]
-    #: Answers the ASGI application: to make one takes asyncio, which not every site needs.
-    asgi: Callable[[], Callable[..., Any]]
-    #: Which of the two its applications rather speak.
-    speech: Callable[[], Speech]
 
 
 class SiteServer(ServerAdapter):
@@ -549,41 +476,6 @@ class SiteServer(ServerAdapter):
         waited = time.monotonic() - (self._drain_until - self.drain_timeout)
         for who, what in stuck:
             self.bus.log(f"{who!r} is still busy with {what} after {waited:.1f} s; left behind", 30)
-
-
-def announcing(
-    app: Callable[..., Any], roll: set[int], tell: Callable[[str], object]
-) -> Callable[..., Any]:
-    """Answer *app* so that each thread that calls it is on the *roll* before it does."""
-    here = threading.local()
-
-    def announced(environ: Any, start_response: Any) -> Any:
-        if not hasattr(here, "listed"):
-            here.listed = _Listed(roll, tell)
-        return app(environ, start_response)
-
-    return announced
-
-
-class _Listed:
-    """A thread's entry in the roll, gone with the thread."""
-
-    def __init__(self, roll: set[int], tell: Callable[[str], object]) -> None:
-        self.roll = roll
-        self.tell = tell
-        self.ident = threading.get_ident()
-        roll.add(self.ident)
-        self._say("acquire_thread")
-
-    def __del__(self) -> None:
-        # A thread's locals go when it ends, in the thread itself.
-        self.roll.discard(self.ident)
-        self._say("release_thread")
-
-    def _say(self, channel: str) -> None:
-        # What listeners raise is logged by the bus, and no business of a request's.
-        with suppress(Exception):
-            self.tell(channel)
 
 
 def _door(listener: Listener, scheme: str) -> Door:
