@@ -335,8 +335,11 @@ def _faces(assembly: Assembly) -> servers.Faces:
     serving.locate = locate
     crossing.watched = serving.watch(site.wsgi)
     crossing.loop = lambda: engine.loop
-    threads = [settings["threads"] for settings in assembly.configuration.servers]
-    crossing.threads = max(threads)
+    # Several servers share one crossing: the most generous of them says.
+    told = assembly.configuration.servers
+    crossing.threads = max(settings["threads"] for settings in told)
+    crossing.patience = max(settings["timeout"] for settings in told)
+    crossing.min_rate = min(settings.get("min_rate", 0) for settings in told)
     if face is None:
         return servers.Faces(crossing.watched, lambda: site.plain_asgi, site.speech)
     return servers.Faces(face, lambda: face.asgi, site.speech)

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["Threads", "to_asgi", "to_wsgi"]
 
 
-def to_asgi(app: WSGIApplication, threads: Threads, *, max_body: int = 0) -> WsgiUnderAsgi:
+def to_asgi(
+    app: WSGIApplication,
+    threads: Threads,
+    *,
+    max_body: int = 0,
+    patience: float = 0.0,
+    min_rate: float = 0.0,
+) -> WsgiUnderAsgi:
     """Answer the WSGI application *app* as one that any ASGI server can serve.
 
     Args:
@@ -31,10 +38,13 @@ def to_asgi(app: WSGIApplication, threads: Threads, *, max_body: int = 0) -> Wsg
             context variables of ASGI middleware, and nobody sees those that it sets.
         threads: As many requests as it has threads are answered at a time; others wait.
         max_body: How many bytes of a request's body are taken; 0 for any number.
+        patience: How many seconds a thread waits for more of a body; 0 for ever.
+        min_rate: In all it waits *patience* and a second more for each so many bytes; 0 for ever.
     """
+    from sitebus.bridges.upload import Pace
     from sitebus.bridges.wsgi_under_asgi import WsgiUnderAsgi
 
-    return WsgiUnderAsgi(app, threads, max_body=max_body)
+    return WsgiUnderAsgi(app, threads, max_body=max_body, pace=Pace(patience, min_rate))
 
 
 def to_wsgi(app: ASGIApplication, loop: Callable[[], asyncio.AbstractEventLoop]) -> AsgiUnderWsgi:

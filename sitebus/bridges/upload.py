@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from sitebus.errors import BodyTooLarge, ClientGone
+from sitebus.errors import BodyTooLarge, BodyTooSlow, ClientGone
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -26,6 +27,29 @@ AHEAD = 64 << 10
 #: While the response goes on and nobody reads, one piece more is received so often, for it may be
 #: the news that the client has left; seconds.
 LOOK = 5.0
+#: Whoever waits longer waits again; seconds.
+_LONGEST = 86400.0
+
+
+class Pace(NamedTuple):
+    """How long a thread waits for a client: *patience* seconds at a time, if it is not 0.
+
+    In all it is that and a second for each *least* bytes that came; *least* is 0 for any time.
+    """
+
+    patience: float = 0.0
+    least: float = 0.0
+
+    def wait(self, received: int, waited: float) -> float:
+        """Answer how long to wait for more; -1 is for ever."""
+        if not self.patience:
+            return -1
+        if not self.least:
+            return self.patience
+        return max(0.0, min(self.patience, self.patience + received / self.least - waited))
+
+
+ANY_TIME = Pace()
 
 
 class Upload(io.RawIOBase):
@@ -37,6 +61,7 @@ class Upload(io.RawIOBase):
         expected: How long the body is, or -1 if only its end will tell.
         most: How long it may be; 0 for any length.
         on_gone: Called on the loop when the client has left.
+        pace: How long a thread waits for it.
     """
 
     def __init__(
@@ -46,8 +71,11 @@ class Upload(io.RawIOBase):
         expected: int,
         most: int,
         on_gone: Callable[[], object],
+        pace: Pace = ANY_TIME,
     ) -> None:
         super().__init__()
+        self._pace = pace
+        self._waited = 0.0
         self._receive = receive
         self._loop = loop
         self._on_gone = on_gone
@@ -182,6 +210,7 @@ class Upload(io.RawIOBase):
         Raises:
             ClientGone: The client left before it had sent everything.
             BodyTooLarge: It sends too much.
+            BodyTooSlow: It takes too long.
         """
         room = memoryview(buffer)
         while not self._chunks:
@@ -212,7 +241,16 @@ class Upload(io.RawIOBase):
                 raise self._error
             self._reader = gate
         self._ask()
-        gate.acquire()
+        began = time.monotonic()
+        if not gate.acquire(timeout=min(self._pace.wait(self._received, self._waited), _LONGEST)):
+            with self._lock:
+                self._break(BodyTooSlow(self._received))
+        self._waited += time.monotonic() - began
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why the body cannot be read to its end, if that is so."""
+        return self._error
 
     def _ask(self) -> None:
         """Have the loop receive more, if that is worth while and it does not already."""

@@ -21,8 +21,15 @@ from sitebus.bridges.environs import environ_of
 from sitebus.bridges.headers import encoded, told_length
 from sitebus.bridges.outbox import AHEAD, Outbox
 from sitebus.bridges.threads import Threads
-from sitebus.bridges.upload import Upload
-from sitebus.errors import BadMessage, BodyTooLarge, ClientGone, LeftByException, WrongLength
+from sitebus.bridges.upload import ANY_TIME, Pace, Upload
+from sitebus.errors import (
+    BadMessage,
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    LeftByException,
+    WrongLength,
+)
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -35,6 +42,10 @@ if TYPE_CHECKING:
 
 #: Their responses end with the headers.
 _BODILESS = (204, 304)
+_REFUSALS: dict[type, tuple[int, bytes]] = {
+    BodyTooLarge: (413, b"413 Content Too Large\n"),
+    BodyTooSlow: (408, b"408 Request Timeout\n"),
+}
 
 
 class WsgiUnderAsgi:
@@ -42,10 +53,18 @@ class WsgiUnderAsgi:
 
     __sitebus_interface__: Literal["asgi3"] = "asgi3"
 
-    def __init__(self, app: WSGIApplication, threads: Threads, *, max_body: int = 0) -> None:
+    def __init__(
+        self,
+        app: WSGIApplication,
+        threads: Threads,
+        *,
+        max_body: int = 0,
+        pace: Pace = ANY_TIME,
+    ) -> None:
         self.app = app
         self.threads = threads
         self.max_body = max_body
+        self.pace = pace
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -94,8 +113,8 @@ class _Request:
                 self._watch()
             threads.submit(copy_context().run, response.run)
             await self._forward()
-        except BodyTooLarge:
-            await self._refuse()
+        except (BodyTooLarge, BodyTooSlow) as fault:
+            await self._refuse(fault)
         finally:
             self._outbox.abandon()
             if self._upload is not None:
@@ -111,7 +130,9 @@ class _Request:
             return
         if most and length > most:
             raise BodyTooLarge(most)
-        self._upload = Upload(self._receive, self._loop, length, most, self._outbox.leave)
+        self._upload = Upload(
+            self._receive, self._loop, length, most, self._outbox.leave, self._bridge.pace
+        )
         whole = None
         if length > 0 and "HTTP_EXPECT" not in environ:
             # It is on its way: a small one need not be asked for, and a thread not wait for it.
@@ -127,6 +148,8 @@ class _Request:
         started = False
         while True:
             start, body, over = await outbox.take()
+            if start is not None and start["status"] >= 500:
+                self._blame_the_client()
             if outbox.error is not None:
                 await self._fail(start, body, started)
             elif outbox.gone and not (over and (started or start)):
@@ -143,6 +166,12 @@ class _Request:
                 started = True
                 self._watch()
 
+    def _blame_the_client(self) -> None:
+        """Raise what kept the body from being read, which the application took for its own."""
+        failure = None if self._upload is None else self._upload.failure
+        if isinstance(failure, (BodyTooLarge, BodyTooSlow)):
+            raise failure
+
     async def _fail(self, start: Message | None, body: bytes, started: bool) -> None:
         """Raise the error, after what was said before it."""
         if start is not None:
@@ -152,7 +181,7 @@ class _Request:
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
         error, self._outbox.error = self._outbox.error, None
         try:
-            if isinstance(error, BodyTooLarge) and started:
+            if isinstance(error, (BodyTooLarge, BodyTooSlow)) and started:
                 raise RuntimeError(str(error)) from error
             if isinstance(error, Exception):
                 raise error
@@ -167,13 +196,15 @@ class _Request:
             self._upload = Upload(self._receive, self._loop, -1, 1, self._outbox.leave)
         self._upload.watch()
 
-    async def _refuse(self) -> None:
-        """Answer that the request is too large."""
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"22")]
+    async def _refuse(self, fault: BodyTooLarge | BodyTooSlow) -> None:
+        """Answer what is wrong with the request's body."""
+        status, text = _REFUSALS[type(fault)]
+        length = b"%d" % len(text)
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", length)]
         if self.environ["SERVER_PROTOCOL"].startswith("HTTP/1"):
             headers.append((b"connection", b"close"))  # what follows is the rest of the body
-        await self._send({"type": "http.response.start", "status": 413, "headers": headers})
-        await self._send({"type": "http.response.body", "body": b"413 Content Too Large\n"})
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": text})
 
 
 def _length(environ: WSGIEnvironment) -> int:

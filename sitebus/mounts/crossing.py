@@ -28,11 +28,14 @@ class Crossing:
         threads: How many requests WSGI applications serve at once when an ASGI server asks.
         loop: Answers the loop that ASGI applications run on when a WSGI server asks; one of its own
             if nobody says.
+        patience, min_rate: How long these threads wait for a request's body; see
+            `sitebus.bridges.to_asgi`.
         watched: What stands for the site's WSGI face in these threads.
     """
 
     def __init__(self, site: Site) -> None:
         self.threads = THREADS
+        self.patience = self.min_rate = 0.0
         self.loop: Callable[[], asyncio.AbstractEventLoop] | None = None
         self.watched: WSGIApplication | None = None
         self._site = site
@@ -56,7 +59,9 @@ class Crossing:
                     self._pid = os.getpid()
                     self._pool = bridges.Threads(self.threads, f"{self._site.name} wsgi")
                     app = self.watched or self._site.wsgi
-                    self._to_asgi = bridges.to_asgi(app, self._pool)
+                    self._to_asgi = bridges.to_asgi(
+                        app, self._pool, patience=self.patience, min_rate=self.min_rate
+                    )
                 made = self._to_asgi
         return made
 

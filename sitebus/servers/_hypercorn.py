@@ -12,18 +12,46 @@ when it stops; ours accepts with `sitebus.servers.arrivals` and drains:
   opens more of them after the linger is told before the end, with a GOAWAY that forbids none.
 - WebSockets are closed with 1012 (service restart), and the application is told so.
 
-Besides, a client that stops in the middle of a body is given up in time, where hypercorn waits for
-ever, and one that leaves is forgotten at once, where hypercorn waits until it is given up.
+Besides, in `sitebus.servers._hypercorn_visitor` (a connection) and ``_hypercorn_talk`` (a request):
 
-This is the one module that knows hypercorn from inside. What it relies on, documented or not:
+- A client that stops in the middle of a body, or reads nothing of what it is sent, is given up in
+  time, where hypercorn waits for ever; one that leaves is forgotten at once.
+- A body that the application does not receive, a handshake that is refused, a request behind one
+  that fails and a stream that its client gives up keep their connections open in hypercorn, for
+  good; not in ours.
+- A response that breaks off is broken off over HTTP/2 too, and what comes of a body after its
+  response costs no other stream.
+- A client that is refused while it still sends is heard out, so that it gets to know.
+- Requests that two servers could read in two ways are refused, and so is the switch from HTTP/1.1
+  to HTTP/2 (h2c): see ``_hypercorn_wire``. What follows the last request of a connection is no
+  reason to refuse that one.
+- A head that does not come in time is answered with 408. HTTP/2 without a request is given up.
+- The application is told each time it asks that its client has left, and by ``send`` too.
+- The status line says what the status means, and the head of a response goes with its body.
+
+These modules know hypercorn from inside. What they rely on, documented or not:
 
 - `TCPServer(app, loop, config, context, state, reader, writer)`: ``run()`` serves one connection;
-  ``protocol.protocol`` is an `H11Protocol` or an `H2Protocol`; ``_idle_timeout()`` runs in a task
-  of its own while the connection is idle, from its beginning, and is cancelled by a request;
-  ``_initiate_server_close()`` ends the connection in good order.
-- ``app`` is called ``(scope, receive, send, sync_spawn, call_soon)``, in a task for each request.
-- `H11Protocol`: ``connection.trailing_data`` is what was read and not yet served.
-- `H2Protocol`: ``connection.highest_inbound_stream_id``; new streams are refused when
+  ``protocol.protocol`` is an `H11Protocol` or an `H2Protocol`; ``_read_data()`` is called when it
+  is made, and before it is given anything; ``protocol_send(event)`` gets all that is to be done on
+  the connection; ``_idle_timeout()`` runs in a task of its own while the connection is idle, from
+  its beginning, and is cancelled by a request; ``_initiate_server_close()`` ends the connection in
+  good order, and so does ``protocol.handle(Closed())`` without closing it.
+- ``app`` is called ``(scope, receive, send, sync_spawn, call_soon)``, in a task for each request;
+  ``receive`` is the ``get`` of a queue of ``Config.max_app_queue_size``, ``send`` a method of the
+  stream.
+- A stream: ``stream_id``, ``state``, ``closed``; ``app_put`` is how the application is told, once
+  there is one. ``stream_send(StreamClosed(id))`` of a protocol lets go of it.
+- `H11Protocol`: ``connection`` is all that it has of h11, and may become one of a class of ours;
+  its ``trailing_data`` is what was read and not yet served, ``their_state`` how far the request
+  is. h11 writes the ``reason`` of a `Response` into the status line. ``_send_error_response(n)``
+  answers before there is a stream. `H11WSConnection.h11_connection` is h11's beneath a WebSocket.
+- h11's `Connection`: ``_reader`` is called with the buffer, whose bytes are ``_data``, and comes
+  from ``_get_io_object(role, event, readers)`` with each new state; ``_length`` is what that for a
+  body of known length has; ``_request_method`` is of the request that is answered.
+- The address of a client is ``client``, of the protocol and of the wrapper that may make another.
+- `H2Protocol`: ``streams`` may be changed for a dict of ours; ``_close_stream(id)``, ``_flush()``,
+  ``_window_updated(id)``; ``connection.highest_inbound_stream_id``; new streams are refused when
   ``context.terminated`` is set.
 - `Config`: ``response_headers(protocol)`` is asked for each response and its answer not changed;
   ``logger_class`` is made once, and its methods are awaited.
@@ -36,272 +64,33 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from email.utils import formatdate
-from itertools import chain
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config
-from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.typing import LifespanState
-
+from sitebus.servers._cheroot_head import PHRASES, Refusal
+from sitebus.servers._hypercorn_settings import LogTo, Settings
+from sitebus.servers._hypercorn_talk import Conversation
+from sitebus.servers._hypercorn_visitor import Visitor
 from sitebus.servers.arrivals import Arrivals
+from sitebus.servers.complaints import Complaints
 from sitebus.servers.looped import LoopServer
 
 if TYPE_CHECKING:
     import ssl
 
-    from sitebus.asgi import ASGIApplication, Message, Receive, Scope, Send
+    from sitebus.asgi import ASGIApplication, Scope
+    from sitebus.sockets.networks import Networks
 
-LogTo = Callable[[str, int, Any], object]
-
-#: What a WebSocket is closed with: service restart, come again (RFC 6455 and its registry).
-RESTART = 1012
 #: Seconds that a client has for its own part in closing a WebSocket.
 FAREWELL = 1.0
-#: Seconds that an HTTP/2 connection stays open after GOAWAY at least: what was written before it
-#: may still be on its way.
-MOMENT = 0.05
-#: How many turns of the loop it may take until what was received is seen by hypercorn; generously.
-TURNS = 4
-#: No stream has a higher number: a GOAWAY that asks to open no more, and forbids none.
-EVERY_STREAM = 2**31 - 1
-_EMPTY = (b"content-length", b"0")
 #: How many bytes of a request are told of one that hangs.
 _MOST_TOLD = 200
 
 
-class Settings(Config):
-    """hypercorn's configuration, with the headers of ours."""
+class Doorway(asyncio.StreamReaderProtocol):
+    """The end of a connection, which knows who a proxy says is at the other."""
 
-    def __init__(self, server_header: str, options: Mapping[str, Any], log: LogTo) -> None:
-        self.logger_class = lambda _: Log(log)  # type: ignore[assignment, return-value]
-        for name, value in options.items():
-            setattr(self, name, value)
-        self._server = [(b"server", server_header.encode("latin-1"))] if server_header else []
-        self._alternatives = [(b"alt-svc", each.encode()) for each in self.alt_svc_headers]
-        self._made_at = 0
-        self._made: list[tuple[bytes, bytes]] = []
-
-    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
-        now = int(time.time())
-        if now != self._made_at:
-            date = [(b"date", formatdate(now, usegmt=True).encode())]
-            dated = date if self.include_date_header else []
-            self._made, self._made_at = [*dated, *self._server, *self._alternatives], now
-        return self._made
-
-
-class Log:
-    """Tells *log_to* what hypercorn logs, on one line whatever a client put into it."""
-
-    def __init__(self, log_to: LogTo) -> None:
-        self._log_to = log_to
-
-    async def access(self, *_: object) -> None:
-        """Leave it to the site's own access log."""
-
-    async def warning(self, message: str, *args: Any) -> None:
-        self._tell(30, message, args)
-
-    async def error(self, message: str, *args: Any) -> None:
-        self._tell(40, message, args)
-
-    async def exception(self, message: str, *args: Any) -> None:
-        self._tell(40, message, args, traceback=True)
-
-    async def critical(self, message: str, *args: Any) -> None:
-        self._tell(50, message, args)
-
-    async def info(self, *_: object) -> None:
-        pass
-
-    async def debug(self, *_: object) -> None:
-        pass
-
-    def _tell(self, level: int, message: str, args: Any, *, traceback: bool = False) -> None:
-        text = (message % args if args else message).encode("unicode_escape").decode("ascii")
-        self._log_to(text, level, traceback)
-
-
-class Visitor(TCPServer):
-    """One client."""
-
-    def __init__(
-        self, house: Hosted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        super().__init__(
-            self._serve,  # type: ignore[arg-type]
-            house.loop,
-            house.settings,
-            WorkerContext(None),
-            LifespanState({}),
-            reader,
-            writer,
-        )
-        self.house = house
-        self._is_asked_to_leave = False
-
-    @property
-    def is_http2(self) -> bool:
-        return isinstance(self.protocol.protocol, H2Protocol)
-
-    @property
-    def has_more(self) -> bool:
-        """Whether more was read than was served yet: half a request, or the next one."""
-        connection = self.protocol.protocol.connection
-        return bool(not self.is_http2 and connection.trailing_data[0])  # type: ignore[union-attr]
-
-    @property
-    def ends_here(self) -> bool:
-        """Whether a response that begins now shall be the last on its connection."""
-        return self.house.draining and not self.is_http2 and not self.has_more
-
-    async def leave(self) -> None:
-        """Close the connection in good order."""
-        await asyncio.shield(self._initiate_server_close())
-
-    async def _read_data(self) -> None:
-        await super()._read_data()
-        # The client has left; hypercorn would keep the connection until it is given up.
-        await self.idle_task.stop()
-
-    async def _idle_timeout(self) -> None:
-        await self._wait_given_up()
-        await self.leave()
-
-    async def _wait_given_up(self) -> None:
-        house = self.house
-        with suppress(TimeoutError):
-            async with asyncio.timeout(house.timeout):
-                await house.leaving.wait()
-        if not house.draining:
-            return
-        if self.is_http2:
-            await self.context.terminated.set()
-            self._go_away(self.protocol.protocol.connection.highest_inbound_stream_id)  # type: ignore[union-attr]
-            await asyncio.sleep(max(house.linger, MOMENT))
-            return
-        await asyncio.sleep(house.linger)
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-        if self.has_more:
-            await asyncio.sleep(house.timeout)
-
-    def _go_away(self, last: int) -> None:
-        """Tell an HTTP/2 client that no stream above *last* will be served (RFC 9113, 6.8)."""
-        # h2 itself ends the connection with it, and could not finish the streams that are open.
-        frame = struct.pack(">HBBBIII", 0, 8, 7, 0, 0, last, 0)
-        with suppress(OSError, RuntimeError):
-            self.writer.write(frame)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, *_: object) -> None:
-        """Run the application for one request, or one WebSocket."""
-        house = self.house
-        if house.draining and self.is_http2:
-            self._ask_to_leave()
-        house.scopes[id(scope)] = scope
-        try:
-            if scope["type"] == "websocket":
-                await Conversation(self, receive, send).run(scope)
-            else:
-                await Exchange(self, receive, send).run(scope)
-        finally:
-            del house.scopes[id(scope)]
-
-    def _ask_to_leave(self) -> None:
-        if not self._is_asked_to_leave and self.house.linger_is_over:
-            self._is_asked_to_leave = True
-            self._go_away(EVERY_STREAM)
-
-
-class Exchange:
-    """One request and its response."""
-
-    def __init__(self, visitor: Visitor, receive: Receive, send: Send) -> None:
-        self._visitor = visitor
-        self._receive = receive
-        self._send = send
-        self._is_whole = False
-
-    async def run(self, scope: Scope) -> None:
-        house = self._visitor.house
-        if house.max_header and _size(scope) > house.max_header:
-            await self.send({"type": "http.response.start", "status": 431, "headers": [_EMPTY]})
-            await self.send({"type": "http.response.body", "body": b""})
-            return
-        await house.application(scope, self.receive, self.send)
-
-    async def receive(self) -> Message:
-        if self._is_whole:
-            return await self._receive()
-        try:
-            # A client that stops in the middle of a body is as silent as any other.
-            async with asyncio.timeout(self._visitor.house.timeout):
-                message = await self._receive()
-        except TimeoutError:
-            await self._visitor.leave()
-            return await self._receive()
-        self._is_whole = not message.get("more_body")
-        return message
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and self._visitor.ends_here:
-            message = {**message, "headers": _closing(message.get("headers", ()))}
-        await self._send(message)
-
-
-class Conversation:
-    """One WebSocket."""
-
-    def __init__(self, visitor: Visitor, receive: Receive, send: Send) -> None:
-        self.visitor = visitor
-        self._receive = receive
-        self._send = send
-        self._is_open = False
-        self._is_left = False
-
-    async def run(self, scope: Scope) -> None:
-        house = self.visitor.house
-        house.conversations.add(self)
-        try:
-            await house.application(scope, self.receive, self.send)
-        finally:
-            house.conversations.discard(self)
-
-    async def receive(self) -> Message:
-        message: Message = await self._receive()
-        if self._is_left and message["type"] == "websocket.disconnect":
-            return {**message, "code": RESTART, "reason": ""}
-        return message
-
-    async def send(self, message: Message) -> None:
-        if self._is_left:
-            return  # the application has not heard yet
-        await self._send(message)
-        if message["type"] == "websocket.close":
-            self._is_open = False
-        elif message["type"] == "websocket.accept":
-            self._is_open = True
-            if self.visitor.house.draining:
-                await self.leave()
-
-    async def leave(self) -> None:
-        """Close it, for the server's reasons."""
-        if self._is_open:
-            self._is_open, self._is_left = False, True
-            await self._send({"type": "websocket.close", "code": RESTART, "reason": "restarting"})
-
-    async def give_up(self) -> None:
-        """End the connection of a client that does not close on its part."""
-        # Over HTTP/2 it is shared with others.
-        if self._is_left and not self.visitor.is_http2:
-            await self.visitor.leave()
+    client: tuple[str, int] | str | None = None
 
 
 class Hosted(LoopServer):
@@ -316,6 +105,13 @@ class Hosted(LoopServer):
         backlog: How many connections the kernel keeps until they are accepted.
         timeout: Seconds a client may be silent.
         max_header: The longest request head in bytes; 0 is any.
+        max_body: The longest request body in bytes, if its length is told; 0 is any.
+        header_timeout: Seconds that the head of a request may take; 0 is any.
+        most: How many connections are open at once. For one more, the one that has been silent
+            longest is closed; if all are busy, it waits in the kernel's queue.
+        proxied: The numbers of the sockets whose connections begin with a PROXY header.
+        trusted: Who may connect there; everybody if it is empty.
+        certificate: What clients are shown, in PEM.
         name: Who is said to be busy.
         log: Is told what hypercorn would log.
     """
@@ -333,17 +129,31 @@ class Hosted(LoopServer):
         max_header: int,
         name: str,
         log: LogTo,
+        max_body: int = 0,
+        header_timeout: float = 0.0,
+        most: int = 1 << 20,
+        proxied: Collection[int] = (),
+        trusted: Networks | None = None,
+        certificate: str | None = None,
     ) -> None:
         super().__init__(loop, sockets)
         self.application = application
         self.settings = settings
         self.timeout = timeout
         self.max_header = max_header
+        self.max_body = max_body
+        self.header_timeout = header_timeout
+        self.certificate = certificate
         self.linger = 0.0
         self.leaving = asyncio.Event()
         self.scopes: dict[int, Scope] = {}
         self.conversations: set[Conversation] = set()
         self._visitors: dict[Visitor, asyncio.Task[Any]] = {}
+        # Longest idle first.
+        self._idle: dict[Visitor, None] = {}
+        # Those who make room, and have not left yet.
+        self._leaving: set[Visitor] = set()
+        self._complaints = Complaints(lambda message, level: log(message, level, False))
         self._name = name
         self._log = log
         self._left_at = 0.0
@@ -358,6 +168,15 @@ class Hosted(LoopServer):
             timeout=timeout,
             broken=self._break,
             changed=self._look_round,
+            header_timeout=header_timeout,
+            most=most,
+            inside=lambda: len(self._visitors) - len(self._leaving),
+            make_room=self._make_room,
+            proxied=proxied,
+            trusts=(lambda peer: (peer or "") in trusted) if trusted else None,
+            introduce=_introduced,
+            log=lambda message, level: log(message, level, False),
+            complain=self._complaints.tell,
         )
 
     @property
@@ -380,9 +199,11 @@ class Hosted(LoopServer):
         await self._close_doors(linger)
         self.leaving.set()
         self._look_round()
-        for each in list(self.conversations):
-            await each.leave()
+        # All at once: one that does not read would hold up the others.
+        farewells = [each.leave() for each in self.conversations]
+        farewell = asyncio.gather(*farewells, return_exceptions=True)
         await asyncio.sleep(max(linger, FAREWELL))
+        farewell.cancel()
         for each in list(self.conversations):
             await each.give_up()
 
@@ -402,22 +223,49 @@ class Hosted(LoopServer):
     def busy(self) -> list[tuple[str, str]]:
         return [(self._name, _request_of(scope)) for scope in self.scopes.values()]
 
-    def _protocol(self) -> asyncio.Protocol:
+    def complain(self, who: str, refusal: Refusal) -> None:
+        """Log that a request was refused."""
+        kind = f"{refusal.status} {PHRASES[refusal.status]}"
+        self._complaints.tell(kind, f"Refused a request from {who}: {kind}. {refusal.why}")
+
+    def note_idle(self, visitor: Visitor, *, is_idle: bool) -> None:
+        """Be told that a connection has nothing more to do, or has something."""
+        self._idle.pop(visitor, None)
+        if is_idle:
+            self._idle[visitor] = None
+
+    def _make_room(self) -> bool:
+        """Close who has been silent longest; tell whether there was one."""
+        for visitor in self._idle:
+            if not visitor.has_more:
+                del self._idle[visitor]
+                self._leaving.add(visitor)
+                visitor.writer.transport.abort()
+                return True
+        return False
+
+    def _protocol(self) -> Doorway:
         reader = asyncio.StreamReader(loop=self.loop)
-        return asyncio.StreamReaderProtocol(reader, self._welcome, loop=self.loop)
+        return Doorway(reader, self._welcome, loop=self.loop)
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        visitor = Visitor(self, reader, writer)
+        doorway: Any = writer.transport.get_protocol()
+        visitor = Visitor(self, reader, writer, doorway.client)
         self._visitors[visitor] = task
+        self._idle[visitor] = None
         try:
             await self._attend(visitor)
         except asyncio.CancelledError:
             pass  # asyncio's protocol would complain of it
         finally:
+            visitor.forget()
             del self._visitors[visitor]
+            self._idle.pop(visitor, None)
+            self._leaving.discard(visitor)
             self._look_round()
+            self._arrivals.go_on()
 
     async def _attend(self, visitor: Visitor) -> None:
         try:
@@ -438,6 +286,7 @@ class Hosted(LoopServer):
 
     async def _end(self) -> None:
         self._arrivals.cut()
+        self._complaints.flush()
         self.shut.set()
         tasks = list(self._visitors.values())
         for visitor, task in list(self._visitors.items()):
@@ -448,17 +297,9 @@ class Hosted(LoopServer):
             await asyncio.wait(tasks, timeout=FAREWELL)
 
 
-def _size(scope: Scope) -> int:
-    """Answer about how long the head was; h11 lets pass what arrives in one piece."""
-    target = len(scope["raw_path"]) + len(scope["query_string"])
-    headers = scope["headers"]
-    # ": " and the end of the line of each.
-    return target + sum(map(len, chain.from_iterable(headers))) + 4 * len(headers)
-
-
-def _closing(headers: Any) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in headers if name.lower() != b"connection"]
-    return [*kept, (b"connection", b"close")]
+def _introduced(doorway: Doorway, client: tuple[str, int] | str | None, begun: bytes) -> Doorway:
+    doorway.client = client
+    return doorway
 
 
 def _request_of(scope: Scope) -> str:

@@ -10,12 +10,20 @@ What it does around them cannot host a site whose sockets outlive the server, an
   ours is.
 - Without descriptors left it accepts again at once, for ever; ours pauses.
 - An application's ``sys.exit()`` leaves its connection unanswered and open; ours answers 500.
+- Requests that two servers could read in two ways are refused: see
+  `sitebus.servers._waitress_reading`. A head or a body that does not come in time gets a 408.
+- At its limit of connections it accepts nobody; ours lets the longest idle make room.
 - A HEAD is answered with a body if the application makes one, and the client takes it for its next
   answer; ours is not.
+- A request that is refused, or answered in a drain, has its connection closed with the rest of what
+  the client says unread, which resets it, and the client may lose the answer; ours hears it out.
+- The head of an answer is sent by itself, which costs as much as the rest of a request; ours goes
+  with the beginning of the body.
 - A thread that outlives the server writes into its closed pipe, whosever that is by then; ours
   does not.
 
-This is the one module that knows waitress from inside. What it relies on, documented or not:
+This module and those that begin with its name know waitress from inside. What they rely on,
+documented or not:
 
 - `TcpWSGIServer` and `UnixWSGIServer`: ``(application, map, _sock=, dispatcher=, adj=, sockinfo=,
   bind_socket=False)`` put themselves into the map; ``trigger`` may be closed, since channels only
@@ -24,10 +32,18 @@ This is the one module that knows waitress from inside. What it relies on, docum
   ``maintenance(now)``, and nothing else closes silent connections.
 - `HTTPChannel`: ``service()`` runs in a thread, everything else in the loop; ``requests`` are
   those being served, ``request`` one half read, ``total_outbufs_len`` what is not yet sent,
-  ``last_activity`` (of `time.time`) the last byte; ``handle_close()`` ends a thread's wait for it.
+  ``last_activity`` (of `time.time`) the last byte; ``handle_close()`` ends a thread's wait for it,
+  and comes with ``will_close`` set when all is sent. ``task_class(channel, request)`` makes a task,
+  ``error_task_class`` one whose ``service()`` writes ``request.error.to_response(ident)`` and never
+  waits. ``active_channels`` of the server has all that are open, by their numbers.
+- ``parser_class(adj)`` is made with the first byte of a request; ``received(data)`` answers how
+  much is its own, and ``completed`` ends it. `HTTPRequestParser` has what `Task` looks at:
+  ``command``, ``headers``, ``path``, ``query``, ``request_uri``, ``url_scheme``, ``version``;
+  ``body_rcv`` is the body's, and ``expect_continue`` asks for it once ``headers_finished``.
 - `Task`: all that is sent goes through ``write(data)``, but for what ``wsgi.file_wrapper`` made,
-  and the end of a chunked body in ``finish()``; ``build_response_header()`` runs just before
-  the head is written, and says what ``request.headers["CONNECTION"]`` wants.
+  and the end of a chunked body in ``finish()``; the first ``write`` calls ``channel.write_soon``
+  with the head and then with the data, in the same thread; ``build_response_header()`` runs just
+  before the head is written, and says what ``request.headers["CONNECTION"]`` wants.
 - `ThreadedTaskDispatcher`: ``start_new_thread(target, number)``, ``set_thread_count(0)``.
 - `wasyncore.dispatcher` and ``loop(timeout, use_poll, map, count)``, where no timeout is for ever.
 - Each of them logs to its ``logger``.
@@ -37,196 +53,29 @@ This is the one module that knows waitress from inside. What it relies on, docum
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from waitress import channel, server, task, wasyncore
+from waitress import task, wasyncore
 from waitress.adjustments import Adjustments
 
+from sitebus.servers._waitress_channel import Channel, Log, LogTo, request_of
+from sitebus.servers._waitress_entrance import Announced, TCPEntrance, UnixEntrance
+from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import (
     BREATHER,
     BROKEN,
     EXHAUSTED,
-    LAST_ROUND,
     LONGEST_WAIT,
-    NEVER,
+    SHORTAGE,
     Door,
 )
-
-LogTo = Callable[[str, int, Any], object]
-
-#: How many bytes of a request are told of one that hangs.
-_MOST_TOLD = 200
-
-
-class Log(logging.Logger):
-    """Tells *log_to* what waitress logs, on one line whatever a client put into it."""
-
-    def __init__(self, log_to: LogTo, level: int = logging.WARNING) -> None:
-        super().__init__("waitress", level)
-        self.log_to = log_to
-
-    def handle(self, record: logging.LogRecord) -> None:
-        text = record.getMessage().encode("unicode_escape").decode("ascii")
-        self.log_to(text, record.levelno, record.exc_info or False)
-
-
-class ApplicationLeft(RuntimeError):
-    """An application tried to end the interpreter; it costs its own request and nothing else."""
-
-
-class Task(task.WSGITask):  # type: ignore[misc]
-    """One request."""
-
-    @property
-    def logger(self) -> logging.Logger:
-        return self.channel.logger  # type: ignore[no-any-return]
-
-    def build_response_header(self) -> bytes:
-        if self.channel.ends_here:
-            self.request.headers["CONNECTION"] = "close"
-        return super().build_response_header()  # type: ignore[no-any-return]
-
-    def get_environment(self) -> dict[str, Any]:
-        environ: dict[str, Any] = super().get_environment()
-        if self.request.command == "HEAD":
-            # What comes out of it would not pass through `write`.
-            environ.pop("wsgi.file_wrapper", None)
-        return environ
-
-    def write(self, data: bytes) -> None:
-        super().write(b"" if self.request.command == "HEAD" else data)
-
-    def finish(self) -> None:
-        if self.request.command != "HEAD":
-            super().finish()
-        elif not self.wrote_header:
-            self.write(b"")
-
-    def execute(self) -> None:
-        try:
-            super().execute()
-        except Exception:
-            raise
-        except BaseException as leaving:
-            raise ApplicationLeft(repr(leaving)) from leaving
-
-
-class Channel(channel.HTTPChannel):  # type: ignore[misc]
-    """One client."""
-
-    task_class = Task
-
-    @property
-    def logger(self) -> logging.Logger:
-        return self.server.logger  # type: ignore[no-any-return]
-
-    @property
-    def ends_here(self) -> bool:
-        """Whether the response that begins now is to be the last: a drain, and nobody behind it."""
-        return self.server.house.draining and len(self.requests) <= 1 and self.request is None
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing was begun that would have to be finished."""
-        return not self.requests and self.request is None and not self.total_outbufs_len
-
-    @property
-    def waits_for_client(self) -> bool:
-        """Whether it is the client's turn, to say something or to read what it was answered."""
-        return not self.requests or bool(self.total_outbufs_len)
-
-    def service(self) -> None:
-        busy = self.server.house.busy
-        me = threading.get_ident()
-        busy[me] = self.requests[0]
-        try:
-            super().service()
-        finally:
-            del busy[me]
-
-
-class Entrance:
-    """A listening socket; comes before one of waitress's server classes."""
-
-    channel_class = Channel
-    accepting: bool
-    active_channels: dict[int, Channel]
-    del_channel: Callable[[], None]
-    socket: Any
-    trigger: Any
-
-    def __init__(self, house: HTTPServer, door: Door) -> None:
-        self.house = house
-        self.logger = house.logger
-        sock = door.socket
-        super().__init__(  # type: ignore[call-arg]
-            house.application,
-            house.map,
-            _sock=sock,
-            dispatcher=house.dispatcher,
-            adj=house.adjustments,
-            sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
-            bind_socket=False,
-        )
-        self._most = house.adjustments.connection_limit
-        # One bell is enough for all.
-        self.trigger.close()
-        self.effective_port = door.port
-        self.server_name = house.server_name or door.name
-
-    def pull_trigger(self) -> None:
-        self.house.bell.ring()
-
-    def readable(self) -> bool:
-        """Tell whether to look for newcomers; who has been silent is the house's business."""
-        return self.accepting and self.house.welcomes and len(self.house.map) < self._most
-
-    def accept(self) -> tuple[Any, Any] | None:
-        try:
-            return super().accept()  # type: ignore[misc, no-any-return]
-        except OSError as error:
-            self.house.refused(error)
-            return None
-
-    def let_in_who_waits(self) -> None:
-        # Bounded: under load newcomers would never end.
-        for _ in range(LAST_ROUND):
-            known = len(self.active_channels)
-            self.handle_accept()  # type: ignore[attr-defined]
-            if len(self.active_channels) == known:
-                return
-
-    def shut(self) -> None:
-        """Accept nothing more; who is inside stays."""
-        if self.accepting:
-            self.accepting = False
-            self.del_channel()
-            self.socket.close()
-
-    def handle_close(self) -> None:
-        # So poll says that a listening socket was shut down: nobody will come through it again.
-        self.house.refused(OSError(errno.EINVAL, "the listening socket was shut down"))
-
-    def handle_error(self) -> None:
-        # One connection was lost; waitress would close the listening socket for it.
-        self.logger.error("a connection was lost: %r", sys.exception())
-
-
-class TCPEntrance(Entrance, server.TcpWSGIServer):  # type: ignore[misc]
-    pass
-
-
-class UnixEntrance(Entrance, server.UnixWSGIServer):  # type: ignore[misc]
-    def fix_addr(self, addr: Any) -> tuple[str, str]:
-        """Answer what WSGI applications are told of a client without address and port."""
-        return "", ""
+from sitebus.servers.waiting import NEVER
+from sitebus.sockets.networks import Networks
 
 
 class Bell(wasyncore.dispatcher):  # type: ignore[misc]
@@ -303,6 +152,12 @@ class HTTPServer:
         name: What the threads are called.
         adjustments: What waitress is told, by its own names.
         log: Is told, as ``log(message, level, traceback)``, what waitress would log.
+        header_timeout: Seconds that the head of a request may take; 0 is any.
+        min_rate: Bytes a second that a body must come in at least; 0 is any.
+        most: How many connections are open at once. For one more, the one that has been silent
+            longest is closed; if all are busy, it waits in the kernel's queue.
+        proxied: The numbers of the doors whose connections begin with a PROXY header.
+        trusted: Who may connect there; everybody if it is empty.
     """
 
     def __init__(
@@ -315,13 +170,23 @@ class HTTPServer:
         name: str,
         adjustments: Mapping[str, Any],
         log: LogTo,
+        header_timeout: float = 0.0,
+        min_rate: int = 0,
+        most: int = 1 << 20,
+        proxied: Collection[int] = (),
+        trusted: Networks | None = None,
     ) -> None:
         self.doors = tuple(doors)
         self.application = application
         self.threads = threads
         self.adjustments = Adjustments(**adjustments)
         self.server_name = adjustments.get("server_name")
+        self.header_timeout = header_timeout
+        self.min_rate = min_rate
+        self.proxied = proxied
+        self.trusted = trusted
         self.logger = Log(log)
+        self.complaints = Complaints(lambda message, level: log(message, level, False))
         self.dispatcher = Dispatcher(name, self.logger)
         #: What is served now, by the number of the thread.
         self.busy: dict[int, Any] = {}
@@ -330,7 +195,8 @@ class HTTPServer:
         self.drained = threading.Event()
         self.shut = threading.Event()
         self.ready = False
-        self.welcomes = True
+        self._most = most
+        self._is_full = False
         self.bell: Bell
         self._entrances: list[Any] = []
         self._timeout = float(adjustments.get("channel_timeout", timeout))
@@ -341,12 +207,37 @@ class HTTPServer:
         self._cut = False
         self._broken: OSError | None = None
         self._resume_at = NEVER
+        self._short_at = -SHORTAGE
         self._look_at = NEVER
 
     @property
-    def channels(self) -> list[Channel]:
+    def channels(self) -> list[Channel | Announced]:
         """The connections that are open."""
         return [each for entrance in self._entrances for each in entrance.active_channels.values()]
+
+    @property
+    def welcomes(self) -> bool:
+        """Whether there may be room for newcomers."""
+        return self._resume_at == NEVER and not self._is_full
+
+    def make_room(self) -> bool:
+        """Close who has been silent longest, if there is no room; tell whether there is some."""
+        # Whom the kernel has let in before a drain is nobody else's any more.
+        if self.draining or self._count() < self._most:
+            return True
+        longest = min(
+            (each for each in self.channels if each.is_silent),
+            key=lambda each: float(each.last_activity),
+            default=None,
+        )
+        if longest is None:
+            self._is_full = True
+            return False
+        longest.cut()
+        return True
+
+    def _count(self) -> int:
+        return sum(len(each.active_channels) for each in self._entrances)
 
     def start(self) -> None:
         """Serve until drained or finished."""
@@ -384,31 +275,34 @@ class HTTPServer:
         stuck = self.dispatcher.end(max(0.0, deadline - time.monotonic()))
         for door in self.doors:
             door.socket.close()
-        return [(thread.name, _request_of(self.busy.get(thread.ident or 0))) for thread in stuck]
+        return [(thread.name, request_of(self.busy.get(thread.ident or 0))) for thread in stuck]
 
     def refused(self, error: OSError) -> None:
         """Be told that nobody could be accepted, and why."""
         if error.errno in BROKEN:
             self._broken = error
         elif error.errno in EXHAUSTED:
-            self.logger.error("cannot accept: %s; pausing", error.strerror)
-            self.welcomes = False
-            self._resume_at = time.time() + BREATHER
+            now = time.time()
+            if now - self._short_at > SHORTAGE:
+                self.logger.error("cannot accept: %s; pausing", error.strerror)
+            self._short_at = now
+            self._resume_at = now + BREATHER
 
     def _open(self) -> None:
         self.bell = Bell(self.map)
-        for door in self.doors:
+        for at, door in enumerate(self.doors):
             kind = UnixEntrance if door.socket.family == socket.AF_UNIX else TCPEntrance
-            self._entrances.append(kind(self, door))
+            self._entrances.append(kind(self, door, is_proxied=at in self.proxied))
         self.dispatcher.set_thread_count(self.threads)
 
     def _leave(self) -> None:
         self.ready = False
         for each in self.channels:
-            each.handle_close()
+            each.cut()
         self._close_entrances()
         if hasattr(self, "bell"):
             self.bell.close()
+        self.complaints.flush()
         # Whoever waits for any of these must learn that it will not come.
         for event in (self.serving, self.drained):
             event.set()
@@ -433,6 +327,10 @@ class HTTPServer:
 
     def _turn(self) -> None:
         now = time.time()
+        if self._is_full and not self.draining:
+            self._is_full = self._count() >= self._most and not any(
+                each.is_silent for each in self.channels
+            )
         due = self._next_due(now)
         # poll counts whole milliseconds, and forgets the rest.
         wait = None if due == NEVER else max(0.0, min(due - now, LONGEST_WAIT)) + 0.001
@@ -447,36 +345,29 @@ class HTTPServer:
             return min(map(self._due, self.channels), default=NEVER)
         if self._look_at == NEVER and any(each.active_channels for each in self._entrances):
             # Whoever comes or was answered from now on is due after this.
-            self._look_at = now + self._timeout
+            self._look_at = now + self._horizon
         return min(self._look_at, self._resume_at)
+
+    @property
+    def _horizon(self) -> float:
+        return min(self._timeout, self.header_timeout or self._timeout)
 
     def _do_what_is_due(self, now: float) -> None:
         if self._resume_at <= now:
-            self._resume_at, self.welcomes = NEVER, True
+            self._resume_at = NEVER
         channels = self.channels
-        self._look_at = now + self._timeout if channels else NEVER
+        self._look_at = now + self._horizon if channels else NEVER
         for each in channels:
             # The lock: a thread that adds to a response has not tried to send it yet.
             with each.outbuf_lock:
                 due = self._due(each)
                 if due <= now:
-                    each.handle_close()
+                    each.give_up()
                 else:
                     self._look_at = min(self._look_at, due)
 
-    def _due(self, client: Channel) -> float:
+    def _due(self, client: Channel | Announced) -> float:
         """Answer when to give *client* up."""
         if self.draining and client.is_silent:
-            return float(max(client.last_activity, self._drained_since)) + self._linger
-        if client.waits_for_client:
-            return float(client.last_activity) + self._timeout
-        return NEVER
-
-
-def _request_of(request: Any) -> str:
-    if request is None or request.error is not None:
-        return "no request"
-    # As it was asked for, and escaped: it could forge lines of the log.
-    asked = f"{request.command} {request.request_uri}"
-    text = asked[:_MOST_TOLD].encode("unicode_escape").decode("ascii")
-    return f"{text}..." if len(asked) > _MOST_TOLD else text
+            return max(float(client.last_activity), self._drained_since) + self._linger
+        return client.due(self._timeout)

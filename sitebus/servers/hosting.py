@@ -230,7 +230,9 @@ class SiteServer(ServerAdapter):
             return self._bridge
         if self._bridge_threads is None:
             self._bridge_threads = bridges.Threads(self.threads, f"{self.library} {self.name}")
-        return bridges.to_asgi(app, self._bridge_threads)
+        return bridges.to_asgi(
+            app, self._bridge_threads, patience=self.timeout, min_rate=self.min_rate
+        )
 
     @property
     def proxied_doors(self) -> frozenset[int]:

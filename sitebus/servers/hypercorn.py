@@ -6,6 +6,7 @@ started.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,13 +18,16 @@ from sitebus.servers.native import Native, of_attributes, read
 if TYPE_CHECKING:
     import ssl
 
-    from sitebus.servers._hypercorn import Hosted, Settings
+    from sitebus.servers._hypercorn import Hosted
+    from sitebus.servers._hypercorn_settings import Settings
 
 _BIND = "sitebus listens; say it with 'bind'"
 _TLS = "sitebus reads the certificate; say it with 'tls_cert', 'tls_key' and 'tls_chain'"
 _LOG = "sitebus logs what hypercorn says, and has an access log of its own"
 _PROCESS = "sitebus runs the process"
 _LIFESPAN = "sitebus runs the lifespans"
+
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 #: What sitebus decides, and what to say instead.
 RESERVED = {
@@ -41,7 +45,7 @@ RESERVED = {
     "cert_reqs": _TLS,
     "alpn_protocols": _TLS,
     "ssl_enabled": _TLS,
-    "ssl_handshake_timeout": "say it with 'timeout'",
+    "ssl_handshake_timeout": "say it with 'header_timeout'",
     "h11_max_incomplete_size": "say it with 'max_header'",
     "h2_max_header_list_size": "say it with 'max_header'",
     "wsgi_max_body_size": "say it with 'max_body'",
@@ -81,12 +85,20 @@ class HypercornServer(SiteServer):
     requires = "hypercorn"
     library = "hypercorn"
     abilities: ClassVar[Abilities] = Abilities(
-        ("asgi",), http2=True, websocket=True, note="HTTP/2 also without TLS, if clients insist."
+        ("asgi",),
+        http2=True,
+        websocket=True,
+        proxy_protocol=True,
+        note="HTTP/2 also without TLS, if clients insist.",
     )
+
+    #: The certificate that clients are shown, in PEM, without a key beside it.
+    _shown: str | None = None
 
     def make(self) -> Hosted:
         """Make hypercorn's server, on copies of the listening sockets."""
         from sitebus.servers._hypercorn import Hosted
+        from sitebus.servers.connections import most_connections
 
         return Hosted(
             self.bus.loop,
@@ -99,6 +111,12 @@ class HypercornServer(SiteServer):
             max_header=self.max_header,
             name=f"hypercorn {self.name}",
             log=self.bus.log,
+            max_body=self.max_body,
+            header_timeout=self.header_timeout,
+            most=most_connections(self.max_connections),
+            proxied=self.proxied_doors,
+            trusted=self.trusted_proxies,
+            certificate=self._shown,
         )
 
     @classmethod
@@ -114,10 +132,20 @@ class HypercornServer(SiteServer):
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Use *context* for connections from now on."""
+        self.httpserver.certificate = self._shown
         self.httpserver.renew(context)
 
+    def _read_certificate(self) -> None:
+        known = self._context
+        super()._read_certificate()
+        # Now: later the process may not be permitted to.
+        if self.tls is not None and self._context is not known:
+            text = self.tls.certificate.read_text("ascii", "replace")
+            found = _CERTIFICATE.search(text)
+            self._shown = f"{found[0]}\n" if found else None
+
     def _settings(self) -> Settings:
-        from sitebus.servers._hypercorn import Settings
+        from sitebus.servers._hypercorn_settings import Settings
 
         longest = self.max_header or sys.maxsize
         options = {

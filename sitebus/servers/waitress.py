@@ -35,6 +35,7 @@ RESERVED = {
     "backlog": "say it with 'backlog'",
     "max_request_header_size": "say it with 'max_header'",
     "max_request_body_size": "say it with 'max_body'",
+    "connection_limit": "say it with 'max_connections'",
     "asyncore_loop_timeout": _LOOP,
     "asyncore_use_poll": _LOOP,
     "cleanup_interval": "silent connections are closed when it is time; say that with 'timeout'",
@@ -49,6 +50,7 @@ class WaitressServer(SiteServer):
     abilities: ClassVar[Abilities] = Abilities(
         ("wsgi",),
         tls=False,
+        proxy_protocol=True,
         note="Reads whole requests before it runs the application, and closes the connection "
         "after a response without Content-Length.",
     )
@@ -56,11 +58,12 @@ class WaitressServer(SiteServer):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         if self.native:
-            _check_together(self.native)
+            self.check_together(self.native)
 
     def make(self) -> HTTPServer:
         """Make waitress's server, on copies of the listening sockets."""
         from sitebus.servers._waitress import HTTPServer
+        from sitebus.servers.connections import most_connections
 
         return HTTPServer(
             self.doors(),
@@ -70,6 +73,11 @@ class WaitressServer(SiteServer):
             name=f"waitress {self.name}",
             adjustments=self._adjustments(),
             log=self.bus.log,
+            header_timeout=self.header_timeout,
+            min_rate=self.min_rate,
+            most=most_connections(self.max_connections),
+            proxied=self.proxied_doors,
+            trusted=self.trusted_proxies,
         )
 
     @classmethod
@@ -81,6 +89,21 @@ class WaitressServer(SiteServer):
 
         return read(cls.library, native, options(Adjustments), RESERVED)
 
+    @classmethod
+    def check_together(cls, native: Mapping[str, Any]) -> None:
+        """Refuse options that are good by themselves and not with each other.
+
+        Raises:
+            BadServerOption: waitress does not take them so.
+        """
+        from waitress.adjustments import Adjustments
+
+        try:
+            Adjustments(**native)
+        except (ValueError, Warning) as error:
+            name, value = next(iter(native.items()))
+            raise BadServerOption(f"waitress.{name}", value, str(error)) from None
+
     def _adjustments(self) -> dict[str, Any]:
         return {
             "ident": self.server_header,
@@ -88,23 +111,10 @@ class WaitressServer(SiteServer):
             # waitress refuses from there on, sitebus beyond.
             "max_request_header_size": self.max_header + 1 if self.max_header else sys.maxsize,
             "max_request_body_size": self.max_body + 1 if self.max_body else sys.maxsize,
-            # waitress's own limit is 100, which a few browsers reach.
-            "connection_limit": 1 << 16,
             # As other servers do: whom to trust is the site's business, not its server's.
             "clear_untrusted_proxy_headers": False,
             **self.native,
         }
-
-
-def _check_together(native: Mapping[str, Any]) -> None:
-    """Refuse options that are good by themselves and not with each other."""
-    from waitress.adjustments import Adjustments
-
-    try:
-        Adjustments(**native)
-    except (ValueError, Warning) as error:
-        name = f"waitress.{next(iter(native))}"
-        raise BadServerOption(name, next(iter(native.values())), str(error)) from None
 
 
 def options(adjustments: Any) -> dict[str, Native]:

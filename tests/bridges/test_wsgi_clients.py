@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 import time
@@ -11,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from sitebus.bridges import Threads, upload
-from sitebus.errors import ClientGone
-from tests.bridges.apps import PLAIN, Body, answering, settled, ticking
+from sitebus.bridges import Threads, to_asgi, upload
+from sitebus.errors import BodyTooSlow, ClientGone
+from tests.bridges.apps import PLAIN, Body, answering, scope_of, settled, ticking
 from tests.bridges.hosts import under_asgi
 from tests.helpers import wait_for
 
@@ -254,3 +255,43 @@ def test_who_leaves_while_all_threads_are_busy_is_not_answered(kind: str) -> Non
         assert stays.answer().body == b"form"
         wait_for(lambda: threads.waiting == 0)
     assert called == ["/busy", "/stays"]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_body_that_is_too_slow_holds_no_thread(patient: bool) -> None:
+    """One byte before each wait is over would hold it as long as the client likes."""
+    threads = Threads(1)
+    failures: list[BaseException] = []
+
+    def reads(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except OSError as error:
+            failures.append(error)
+            raise
+        raise AssertionError("never read")
+
+    app = to_asgi(reads, threads, patience=0.2, min_rate=0.0 if patient else 1e9)
+    sent: list[Any] = []
+
+    async def talk() -> None:
+        drips = 0
+
+        async def receive() -> Any:
+            nonlocal drips
+            drips += 1
+            # With the rate, all of it must come within the patience; else any piece within it.
+            await asyncio.sleep(60 if patient and drips == 4 else 0.05)
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        upload = scope_of(headers=[(b"content-length", b"99")])
+        await asyncio.wait_for(app(upload, receive, send), 10)
+
+    asyncio.run(talk())
+    assert [type(error) for error in failures] == [BodyTooSlow]
+    assert [message.get("status") for message in sent] == [408, None]
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert threads.stop(5)

@@ -12,13 +12,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h2.events
+import h11
 import pytest
 from h2.connection import H2Connection
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+from hypercorn.protocol.http_stream import ASGIHTTPState
+from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from hypercorn.typing import LifespanState
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -69,7 +73,11 @@ async def hello(scope: Any, receive: Any, send: Any, *_: object) -> None:
 
 
 def converse(
-    talk: Callable[[Bare, Client], Awaitable[None]], app: Any = hello, config: Config | None = None
+    talk: Callable[[Bare, Client], Awaitable[None]],
+    app: Any = hello,
+    config: Config | None = None,
+    *,
+    kind: type[Bare] = Bare,
 ) -> None:
     """Let a client *talk* to one connection of hypercorn's."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -78,7 +86,7 @@ def converse(
 
     async def both() -> None:
         theirs.setblocking(False)
-        bare = Bare(app, config or Config(), ours)
+        bare = kind(app, config or Config(), ours)
         await bare.begin()
         task = asyncio.ensure_future(bare.run())
         try:
@@ -289,3 +297,188 @@ def test_the_constructor_takes_what_it_took() -> None:
     """In that order."""
     names = list(inspect.signature(TCPServer.__init__).parameters)
     assert names == ["self", "app", "loop", "config", "context", "state", "reader", "writer"]
+
+
+def test_a_request_is_told_by_a_stream_and_a_queue() -> None:
+    """Which is as large as the configuration says, and knows when the stream is closed."""
+    told: list[Any] = []
+    config = Config()
+    config.max_app_queue_size = 7
+
+    async def tell(scope: Any, receive: Any, send: Any, *_: object) -> None:
+        told.extend((receive.__self__, send.__self__, send.__self__.state))
+        await hello(scope, receive, send)
+
+    async def talk(bare: Bare, client: Client) -> None:
+        await client.send(REQUEST)
+        await client.read_until(b"hello")
+        queue, stream, state = told
+        await until(lambda: stream.closed)
+        assert isinstance(queue, asyncio.Queue)
+        assert queue.maxsize == 7
+        assert (stream.stream_id, state) == (1, ASGIHTTPState.REQUEST)
+        assert stream.state is ASGIHTTPState.CLOSED
+        await stream.app_put({"type": "last"})
+        assert {"type": "last"} in [queue.get_nowait() for _ in range(queue.qsize())]
+
+    converse(talk, tell, config)
+
+
+def test_h11_is_changed_before_anything_is_read() -> None:
+    """For one that says why, in the status line."""
+
+    class Own(h11.Connection):
+        def send(self, event: Any) -> Any:
+            if type(event) is h11.Response:
+                object.__setattr__(event, "reason", b"Because")
+            return super().send(event)
+
+    async def talk(bare: Bare, client: Client) -> None:
+        await client.send(REQUEST)
+        assert (await client.read_until(b"hello")).startswith(b"HTTP/1.1 200 Because\r\n")
+
+    class Changed(Bare):
+        async def _read_data(self) -> None:
+            assert isinstance(self.protocol.protocol, H11Protocol)
+            self.protocol.protocol.connection.__class__ = Own
+            await super()._read_data()
+
+    converse(talk, kind=Changed)
+
+
+def test_all_that_is_to_be_done_on_a_connection_comes_by_one_way() -> None:
+    """What is written, that it is idle, and its end."""
+    seen: list[str] = []
+
+    class Seen(Bare):
+        async def protocol_send(self, event: Any) -> None:
+            seen.append(type(event).__name__)
+            await super().protocol_send(event)
+
+    async def talk(bare: Bare, client: Client) -> None:
+        await client.send(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await client.read_until(b"hello")
+        await until(lambda: seen[-1:] == ["Closed"])
+
+    converse(talk, kind=Seen)
+    assert seen[0] == "Updated"
+    assert "RawData" in seen
+
+
+def test_a_stream_of_http_2_can_be_let_go() -> None:
+    """By itself, with the application told; and again without harm."""
+    heard: list[str] = []
+
+    async def listen(_scope: Any, receive: Any, _send: Any, *_: object) -> None:
+        while not heard or heard[-1] != "http.disconnect":
+            heard.append((await receive())["type"])
+
+    async def talk(bare: Bare, client: Client) -> None:
+        connection = H2Connection()
+        connection.initiate_connection()
+        await client.send(ask_2(connection))
+        await until(lambda: heard)
+        protocol = bare.protocol.protocol
+        assert isinstance(protocol, H2Protocol)
+        protocol.streams = dict(protocol.streams)
+        await protocol._close_stream(1)
+        assert not protocol.streams
+        await until(lambda: heard[-1] == "http.disconnect")
+        protocol.connection.reset_stream(1)
+        await protocol._flush()
+        await protocol._window_updated(1)
+        await answer_2(connection, client, h2.events.StreamReset)
+        idle = bare.idles.count("idle")
+        await protocol.stream_send(StreamClosed(stream_id=1))
+        await until(lambda: bare.idles.count("idle") == idle + 1)
+
+    converse(talk, listen)
+
+
+def test_a_refused_handshake_still_keeps_its_connection() -> None:
+    """When this fails, there is less to be mended."""
+    asked = (
+        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\n\r\n"
+    )
+
+    async def talk(bare: Bare, client: Client) -> None:
+        await client.send(asked)
+        await client.read_until(b" 400 ")
+        stream: Any = bare.protocol.protocol.stream  # type: ignore[union-attr]
+        await until(lambda: stream.closed)
+        assert stream.app_put is None
+        assert stream.state is ASGIWebsocketState.HANDSHAKE
+        assert not bare.writer.is_closing()
+
+    converse(talk)
+
+
+def test_h11_asks_for_a_reader_with_each_state() -> None:
+    """By role and state; it is called with the buffer, and may be another than h11's own."""
+    asked: list[tuple[Any, Any]] = []
+
+    class Own(h11.Connection):
+        def _get_io_object(self, role: Any, event: Any, io_dict: Any) -> Any:
+            made: Any = super()._get_io_object(role, event, io_dict)
+            if role is h11.CLIENT:
+                asked.append((self.their_state, hasattr(made, "_length")))
+            return made
+
+    connection = Own(h11.SERVER)
+    connection.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+    assert bytes(connection._receive_buffer._data).startswith(b"POST / ")
+    events = [type(connection.next_event()) for _ in range(3)]
+    assert events == [h11.Request, h11.Data, h11.EndOfMessage]
+    assert asked == [(h11.IDLE, False), (h11.SEND_BODY, True), (h11.DONE, False)]
+    assert connection._request_method == b"POST"
+
+    seen: list[Any] = []
+    other = h11.Connection(h11.SERVER)
+    other._reader = seen.append
+    other.receive_data(b"x")
+    assert other.next_event() is h11.NEED_DATA
+    assert [bytes(each) for each in seen] == [b"x"]
+
+
+def test_who_the_client_is_can_be_changed() -> None:
+    """Before the first request; also for the protocol that may come after this one."""
+    told: list[Any] = []
+
+    class Other(Bare):
+        async def _read_data(self) -> None:
+            protocol: Any = self.protocol.protocol
+            self.protocol.client = protocol.client = ("203.0.113.7", 4711)
+            await super()._read_data()
+
+    async def tell(scope: Any, receive: Any, send: Any, *_: object) -> None:
+        told.append(scope["client"])
+        await hello(scope, receive, send)
+
+    async def first(bare: Bare, client: Client) -> None:
+        await client.send(REQUEST)
+        await client.read_until(b"hello")
+
+    async def second(bare: Bare, client: Client) -> None:
+        connection = H2Connection()
+        connection.initiate_connection()
+        await client.send(ask_2(connection))
+        await until(lambda: len(told) == 2)
+
+    converse(first, tell, kind=Other)
+    converse(second, tell, kind=Other)
+    assert told == [("203.0.113.7", 4711)] * 2
+
+
+def test_an_error_can_be_answered_before_there_is_a_stream() -> None:
+    """Also for a WebSocket, whose h11 is still there."""
+
+    async def talk(bare: Bare, client: Client) -> None:
+        await until(lambda: bare.idles)
+        protocol: Any = bare.protocol.protocol
+        protocol.connection = H11WSConnection(protocol.connection)
+        assert isinstance(protocol.connection.h11_connection, h11.Connection)
+        await protocol._send_error_response(408)
+        assert b"content-length: 0" in await client.read_until(b"\r\n\r\n")
+
+    converse(talk)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from waitress import channel, server, task, wasyncore
 from waitress.adjustments import Adjustments
+from waitress.parser import HTTPRequestParser
 
 from tests.helpers import wait_for
 from tests.servers.client import Client, hello
@@ -292,3 +293,119 @@ def test_options_are_a_table_of_names_and_readers() -> None:
     known = {"str", "int", "asbool", "asset", "aslist", "str_iftruthy", "slash_fixed_str"}
     assert readers <= known | {"asoctal", "as_socket_list"}
     assert all(hasattr(Adjustments, name) for name, _ in Adjustments._params)
+
+
+def test_the_head_is_written_before_the_first_data(
+    bare: Callable[..., Bare], connect: Callable[[Bare], Client]
+) -> None:
+    """By two calls of the channel, in the thread that writes; it makes the task by a function."""
+    written: list[tuple[int, bytes]] = []
+
+    class Seen(channel.HTTPChannel):  # type: ignore[misc]
+        @staticmethod
+        def task_class(client: Any, request: Any) -> Any:
+            assert request.command == "GET"
+            return task.WSGITask(client, request)
+
+        def write_soon(self, data: bytes) -> Any:
+            written.append((threading.get_ident(), bytes(data)))
+            return super().write_soon(data)
+
+    ours = bare()
+    ours.server.channel_class = Seen
+    client = connect(ours)
+    client.ask()
+    ours.turn(lambda: len(written) == 2)
+    (one, head), (other, data) = written
+    assert one == other
+    assert head.endswith(b"\r\n\r\n")
+    assert data == b"hello"
+
+
+def test_a_channel_is_closed_when_all_is_sent(
+    bare: Callable[..., Bare], connect: Callable[[Bare], Client]
+) -> None:
+    """By ``handle_close``, with ``will_close`` set; a request that was refused is known by it."""
+    closed: list[bool] = []
+    refused: list[Any] = []
+
+    class Seen(channel.HTTPChannel):  # type: ignore[misc]
+        def service(self) -> None:
+            refused.append(self.requests[0].error)
+            super().service()
+
+        def handle_close(self) -> None:
+            closed.append(self.will_close)
+            super().handle_close()
+
+    ours = bare(max_request_body_size=10)
+    ours.server.channel_class = Seen
+    client = connect(ours)
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
+    ours.turn(lambda: closed)
+    assert closed == [True]
+    assert refused[0] is not None
+
+
+def test_a_parser_is_all_that_reads(
+    bare: Callable[..., Bare], connect: Callable[[Bare], Client]
+) -> None:
+    """Made with the first byte, asked how much is its own, and what it found is what is served."""
+    made: list[Any] = []
+
+    class Own(HTTPRequestParser):  # type: ignore[misc]
+        def __init__(self, adj: Any) -> None:
+            super().__init__(adj)
+            made.append(self)
+
+        def received(self, data: bytes) -> int:
+            end = data.find(b"!")
+            if end < 0:
+                return len(data)
+            self.command, self.path, self.request_uri = "GET", "/", "/"
+            self.query, self.url_scheme, self.version = "", "http", "1.1"
+            self.headers, self.completed = {"HOST": "a"}, True
+            return end + 1
+
+    class Seen(channel.HTTPChannel):  # type: ignore[misc]
+        parser_class = Own
+
+    ours = bare()
+    ours.server.channel_class = Seen
+    client = connect(ours)
+    client.send(b"anything")
+    ours.turn(lambda: made)
+    client.send(b"!any!")
+    ours.turn(lambda: len(made) == 2 and made[1].completed)
+    assert next(iter(ours.server.active_channels.values())).parser_class is Own
+
+
+def test_an_error_answers_for_itself(
+    bare: Callable[..., Bare], connect: Callable[[Bare], Client]
+) -> None:
+    """It is asked for a response with what the server is called, which may be nothing."""
+    asked: list[Any] = []
+
+    class Wrong:
+        def to_response(self, ident: Any) -> Any:
+            asked.append(ident)
+            return "408 Late", [("Content-Type", "text/plain")], b"late"
+
+    class Seen(channel.HTTPChannel):  # type: ignore[misc]
+        def received(self, data: bytes) -> None:
+            request = HTTPRequestParser(self.adj)
+            request.version, request.error = "1.1", Wrong()
+            made = self.error_task_class(self, request)
+            made.service()
+            assert made.close_on_finish
+            self.close_when_flushed = True
+
+    ours = bare(ident=None)
+    ours.server.channel_class = Seen
+    client = connect(ours)
+    client.send(b"x")
+    ours.turn(lambda: asked and not ours.server.active_channels)
+    assert asked == [None]
+    answer = client.answer()
+    assert (answer.status, answer.body, answer.closes) == (408, b"late", True)
+    assert "server" not in answer.headers
