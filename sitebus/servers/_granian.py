@@ -8,6 +8,10 @@ request; that is kept as it is. What is done around it, because granian has no w
   socket only when something has happened there, find nobody.
 - It does not tell how many connections are open, nor can it close them. So they are found among
   the process's descriptors, by the address that they were accepted on; only while a drain waits.
+- It closes a kept connection in the middle of a request's head. So it is told to close them only
+  once none has said anything that was not answered; not where HTTP/2 is, of which nobody can tell.
+- It waits ten seconds for a TLS handshake; and for ever, to find out whether its client speaks
+  HTTP/2. So connections on which nobody says anything and nobody is served are looked for.
 - It cannot change its certificate. So new workers are made, and the old ones retired.
 - It ends the whole process, by ``abort()``, at a certificate it cannot use. So that is tried in
   another process.
@@ -17,14 +21,14 @@ One thing cannot be cured: when somebody else in the process breaks a listening 
 
 This is the one module that knows granian from inside. What it relies on, documented or not:
 
-- ``granian._granian``: ``WSGIWorker`` and ``ASGIWorker``, which take everything by name;
+- ``granian._granian``: ``ASGIWorker``, which takes everything by name;
   ``serve_mtr(scheduler, loop, signal)`` and ``serve_mtr_uds`` return once threads serve, and the
   descriptor of the `SocketHolder` is theirs from then on.
 - ``WorkerSignal``: ``set()``, once and no more, closes idle connections, lets others finish with
   ``Connection: close``, and accepts no more; ``add_cb(call)`` is called in one of its threads when
   the last is closed, and what the worker had is gone before that thread gives the interpreter up.
-- ``CallbackScheduler(loop, call, None, None, None)``: *call* is called with ``(protocol, scope)``
-  for WSGI; for ASGI its ``_schedule_fn`` is called with a watcher. Both in threads of granian's.
+- ``CallbackScheduler(loop, call, None, None, None)``: its ``_schedule_fn`` is called with a watcher
+  for each request, in threads of granian's.
 - ``granian.http``: `HTTP1Settings` and `HTTP2Settings`.
 
 What it relies on of the protocols and watchers is said in `sitebus.servers._granian_wsgi` and
@@ -45,9 +49,16 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from sitebus.errors import ServerEnded, UnknownRelease
-from sitebus.servers._granian_sockets import Place, connections, dead_listener
+from sitebus.servers._granian_sockets import (
+    Place,
+    connections,
+    dead_listener,
+    is_owed,
+    peer_of,
+    silence,
+)
 from sitebus.servers._granian_tls import Certificate, as_options
-from sitebus.servers.connections import Door
+from sitebus.servers.connections import LONGEST_WAIT, Door
 from sitebus.servers.hosting import Speech
 
 #: What granian says of the types in it is out of date.
@@ -57,6 +68,8 @@ rust: Any = import_module("granian._granian")
 GLANCE = 0.05
 #: How long those whom the kernel has let in may keep a door open that is closed for good; seconds.
 LAST_ROUND = 0.4
+#: How often silent connections over TLS are looked for, in the time that they may be silent.
+LOOKS = 4
 
 
 class Caller(Protocol):
@@ -85,20 +98,23 @@ class Caller(Protocol):
     def busy(self) -> list[str]:
         """Answer which requests are still served by what cannot be ended."""
 
+    def served(self) -> set[tuple[str, int]] | None:
+        """Answer which clients are served now; None if that cannot be told now."""
+
 
 class Loop:
-    """Where granian would have to have an event loop, and needs none."""
+    """Where granian would have an event loop: it calls at once, in the thread it is in."""
 
-    def call_soon(self, *_: object) -> None: ...
+    def call_soon(self, call: Callable[..., object], *args: Any, **_: Any) -> None:
+        call(*args)
+
+    call_soon_threadsafe = call_soon
 
 
-def scheduler(
-    loop: Any, call: Callable[..., object], schedule: Callable[[Any], object] | None = None
-) -> Any:
-    """Answer what makes a worker call *call*, or for ASGI *schedule*, in a thread of granian's."""
-    made = rust.CallbackScheduler(loop, call, None, None, None)
-    if schedule is not None:
-        made._schedule_fn = schedule
+def scheduler(loop: Any, schedule: Callable[[Any], object]) -> Any:
+    """Answer what makes a worker call *schedule* for each request, in a thread of granian's."""
+    made = rust.CallbackScheduler(loop, schedule, None, None, None)
+    made._schedule_fn = schedule
     return made
 
 
@@ -114,12 +130,11 @@ class Worker:
     ) -> None:
         self._family = door.socket.family
         is_unix = self._family == socket.AF_UNIX
-        make = rust.WSGIWorker if caller.speech == "wsgi" else rust.ASGIWorker
         sock = door.socket.dup()
         self._fd = sock.fileno()
         try:
             holder = rust.SocketHolder(self._fd, is_unix, backlog)
-            worker = make(worker_id=1, sock=(None, holder), ipc=None, **options)
+            worker = rust.ASGIWorker(worker_id=1, sock=(None, holder), ipc=None, **options)
             serve = worker.serve_mtr_uds if is_unix else worker.serve_mtr
             self._signal = rust.WorkerSignal()
             # Not one line of Python: so granian's thread keeps the interpreter until it has taken
@@ -128,9 +143,11 @@ class Worker:
             self._running.acquire()
             self._signal.add_cb(self._running.release)
             scheduler = caller.scheduler(door)
-        except (TypeError, AttributeError) as error:
+        except BaseException as error:
             sock.close()
-            raise UnknownRelease("granian", ">=2.8.7,<2.9", str(error)) from error
+            if isinstance(error, TypeError | AttributeError):
+                raise UnknownRelease("granian", ">=2.8.7,<2.9", str(error)) from error
+            raise
         serve(scheduler, loop, self._signal)
         sock.detach()
         self._told = False
@@ -208,6 +225,7 @@ class HTTPServer:
         certificate: For HTTPS.
         backlog: How many connections the kernel keeps until they are accepted.
         patience: Seconds after which a silent client is given up.
+        silence: Seconds after which one is given up that speaks TLS, if it is not served.
         name: What it is called in messages.
     """
 
@@ -221,6 +239,7 @@ class HTTPServer:
         certificate: Certificate | None,
         backlog: int,
         patience: float,
+        silence: float,
         name: str,
     ) -> None:
         self.doors = tuple(doors)
@@ -234,6 +253,7 @@ class HTTPServer:
         self._options = options
         self._backlog = backlog
         self._patience = patience
+        self._silence = silence
         self._name = name
         self._linger = 0.0
         self._for_good = False
@@ -316,7 +336,7 @@ class HTTPServer:
             old.caller.draining = True
             old.close_doors()
             # By then granian has given up every connection that was silent meanwhile.
-            timer = threading.Timer(self._patience, old.end)
+            timer = threading.Timer(min(self._patience, LONGEST_WAIT), old.end)
             timer.daemon = True
             self._retiring.append(timer)
         timer.start()
@@ -333,11 +353,34 @@ class HTTPServer:
         for door in self.doors:
             # Of nothing but its end: who connects is granian's business.
             watched.register(door.socket, 0)
+        # Of those who speak HTTP/1.1, granian itself knows how long they may be silent.
+        is_plain = self.certificate is None and self._options["http_mode"] == "1"
+        pause = None if is_plain else self._silence / LOOKS
         while not self.draining:
-            for fd, _ in watched.poll():
+            ready = watched.poll(pause and min(pause, LONGEST_WAIT) * 1000)
+            if not ready:
+                self._close_silent()
+            for fd, _ in ready:
                 if fd != self._alarm.fileno():
                     raise ServerEnded(f"socket of {self._name}", "though nobody closed it")
                 self._alarm.recv(4096)
+
+    def _close_silent(self) -> None:
+        """Close connections on which nothing is said, but for those who wait for an answer."""
+        # Looked at first: who is not served yet has said something since.
+        silent = [each.dup() for each in connections(self._places) if silence(each) > self._silence]
+        if silent:
+            served = self._served()
+            for each in silent:
+                with each, suppress(OSError):
+                    if served is not None and peer_of(each) not in served:
+                        each.shutdown(socket.SHUT_RDWR)
+
+    def _served(self) -> set[tuple[str, int]] | None:
+        found = [crew.caller.served() for crew in self._crews]
+        if None in found:
+            return None
+        return set().union(*filter(None, found))
 
     def _depart(self) -> None:
         if self._for_good:
@@ -349,6 +392,8 @@ class HTTPServer:
         for crew in self._crews:
             crew.caller.leave()
         self._wait_linger()
+        if self._options["http_mode"] == "1":
+            self._wait_answered()
         self._end_crews()
         for crew in self._crews:
             while not self._cut.is_set() and not crew.wait_ended(GLANCE):
@@ -374,6 +419,11 @@ class HTTPServer:
                 quiet_since = now
             if now - quiet_since >= self._linger or not any(connections(self._places)):
                 return
+
+    def _wait_answered(self) -> None:
+        """Return when no kept connection is in the middle of a request."""
+        while any(map(is_owed, connections(self._places))) and not self._cut.wait(GLANCE):
+            pass
 
     def _end_crews(self) -> None:
         with self._lock:

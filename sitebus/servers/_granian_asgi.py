@@ -6,33 +6,49 @@ What granian's Rust gives, and this relies on:
   watcher has ``scope`` (with ports as text, and an HTTP version of ``1`` for 1.0) and ``proto``,
   with ``receive()`` and ``send(message)``; ``taskref(task)`` keeps the task, and ``done()`` ends
   the request: with 500 if there was no response, with a broken connection in the middle of one.
+- To send to a client that has left is no error, and needs no time: only ``receive()`` tells of it.
+  Of two of these at a time, one would be told so wrongly.
+- ``more_body`` that is no bool counts as false, and a body that is no bytes as empty.
+- A response that breaks off ends its connection, which HTTP/1.0 takes for the end of the body.
 - A WebSocket's ``send`` of ``websocket.close`` waits for a ``receive()`` that is under way; the
   awaitable of that has ``cancel()``.
 - A status that is none, and a subprotocol that cannot be in a header, end the process.
+- ``asgi`` and ``extensions`` of all scopes are the same two dicts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from sitebus.errors import BadMessage, BodyTooLarge
+from sitebus.errors import BadMessage, BodyTooLarge, ClientGone
+from sitebus.servers import _granian_head as heads
+from sitebus.servers._cheroot_head import Refusal
 from sitebus.servers._granian import scheduler
+from sitebus.servers._granian_head import shown
+from sitebus.servers._granian_inbox import FAILED, FINISHED, Inbox, WebSocket, check_status
+from sitebus.servers._granian_sockets import Place, reset
+from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door
 from sitebus.servers.hosting import Speech
 
 Message = dict[str, Any]
+Receive = Callable[[], Any]
 Send = Callable[[Message], Any]
 Log = Callable[[str, int, bool], object]
 
 #: How long the loop may take to cancel what it runs; seconds.
 CUT_TIMEOUT = 0.5
-#: The server restarts; the client may come back at once (RFC 6455, 7.4.1 and its registry).
-RESTARTING = 1012
+#: After so many pieces of a body it is time to know whether the client is still there.
+PIECES = 4
+
+_GONE: Message = {"type": "http.disconnect"}
+_FAILED = Refusal(500, "The server could not answer the request.")
 
 
 class AsgiCaller:
@@ -44,6 +60,9 @@ class AsgiCaller:
         server_header: What the Server header says.
         max_head: The longest request head in bytes, if that is below granian's least; else 0.
         max_body: The longest request body in bytes; 0 for any length.
+        timeout: Seconds that a client may send nothing of a body.
+        min_rate: Bytes a second that a body must come in at least; 0 is any.
+        complaints: Is told what clients do wrong.
         name: What its tasks are called.
         log: Is told, as ``log(message, level, traceback)``, what goes wrong.
     """
@@ -58,37 +77,54 @@ class AsgiCaller:
         server_header: str,
         max_head: int,
         max_body: int,
+        timeout: float,
+        min_rate: float,
+        complaints: Complaints,
         name: str,
         log: Log,
     ) -> None:
         self.draining = False
+        self.timeout = timeout
+        self.min_rate = min_rate
+        self._complaints = complaints
         self._app = app
         self._loop = loop
         self._server = (b"server", server_header.encode("latin-1"))
         self._max_head = max_head
-        self._max_body = max_body
+        self.max_body = max_body
         self._log = log
         # A text of its own: it is told from equal ones by its identity.
         self._tag = f"{name} request "[:-1]
         #: Responses under way that began before a drain did.
-        self._begun: set[Any] = set()
+        self.begun: set[Any] = set()
         self._websockets: set[WebSocket] = set()
 
     def scheduler(self, door: Door) -> Any:
         """Answer what a worker calls for each request through *door*."""
         loop, tag = self._loop, self._tag
         host, port, *_ = _address(door)
+        server = host, port
+        place = Place.of(door.socket)
 
         def begin(watcher: Any) -> None:
             scope = watcher.scope
             scope["root_path"] = ""
-            scope["server"] = (host, port)
+            scope["server"] = server
             address, number = scope["client"]
             scope["client"] = (address, int(number)) if address else None
             if scope["http_version"] == "1":
                 scope["http_version"] = "1.0"
-            serve = self._serve if scope["type"] == "http" else self._serve_websocket
-            watcher.taskref(loop.create_task(serve(watcher, scope), name=tag))
+            # What an application leaves in its scope is not for the next request to see.
+            scope["asgi"] = {"version": "3.0", "spec_version": "2.3"}
+            scope["extensions"] = {"http.response.pathsend": {}, "websocket.http.response": {}}
+            refusal = heads.refusal(scope) or self._too_large(scope)
+            if refusal is not None:
+                serving = self._refuse(watcher, scope, refusal)
+            elif scope["type"] == "http":
+                serving = self._serve(watcher, scope, place)
+            else:
+                serving = self._serve_websocket(watcher, scope)
+            watcher.taskref(loop.create_task(serving, name=tag))
 
         def schedule(watcher: Any) -> None:
             try:
@@ -96,12 +132,12 @@ class AsgiCaller:
             except RuntimeError:  # the loop has ended, and granian would not look at this error
                 watcher.done()
 
-        return scheduler(loop, schedule, schedule)
+        return scheduler(loop, schedule)
 
     @property
     def answering(self) -> bool:
         """Whether responses are under way that did not say that the connection closes."""
-        return bool(self._begun)
+        return bool(self.begun)
 
     def leave(self) -> None:
         """Close the WebSockets; the others are told with their responses."""
@@ -131,6 +167,20 @@ class AsgiCaller:
         except TimeoutError:
             return ["something that blocks the event loop"]
 
+    def served(self) -> set[tuple[str, int]] | None:
+        """Answer which clients are served now; None if the loop has no time to tell."""
+        served: Future[set[tuple[str, int]]] = Future()
+
+        def tell() -> None:
+            scopes = [_scope_of(task) for task in self._tasks()]
+            served.set_result({scope["client"] for scope in scopes if scope and scope["client"]})
+
+        self._soon(tell)
+        try:
+            return served.result(CUT_TIMEOUT)
+        except TimeoutError:
+            return None
+
     def busy(self) -> list[str]:
         """Need not be asked: what was cut was told then."""
         return []
@@ -152,70 +202,85 @@ class AsgiCaller:
         for websocket in self._websockets:
             websocket.leave()
 
-    async def _serve(self, watcher: Any, scope: Message) -> None:
-        proto = watcher.proto
-        send = proto.send
+    def _too_large(self, scope: Message) -> Refusal | None:
+        most = self.max_body
+        if self._max_head and heads.size(scope) > self._max_head:
+            return Refusal(431, f"The header is longer than {self._max_head} bytes.")
+        if most and int(dict(scope["headers"]).get(b"content-length") or 0) > most:
+            return Refusal(413, "The body of the request is too large.")
+        return None
 
-        def checked(message: Message) -> Any:
-            if message["type"] == "http.response.start":
-                message = self._start(proto, message)
-            return send(message)
-
+    async def _refuse(self, watcher: Any, scope: Message, refusal: Refusal) -> None:
         try:
-            if self._max_head or self._max_body:
-                await self._serve_within_limits(scope, proto, checked)
+            heads.tell_of(self._complaints, scope, refusal)
+            if scope["type"] == "http":
+                self.answer(watcher.proto, refusal)
             else:
-                await self._app(scope, proto.receive, checked)
-        except asyncio.CancelledError:
-            pass  # kept in the task, it would keep this frame, and so the watcher, and so the task
-        except BaseException as error:  # noqa: BLE001 - the application's; SystemExit would end the loop
-            self._report(scope, error)
+                await watcher.proto.send({"type": "websocket.close"})
         finally:
-            self._begun.discard(proto)
             watcher.done()
 
-    def _start(self, proto: Any, message: Message) -> Message:
+    def answer(self, proto: Any, refusal: Refusal) -> None:
+        """Answer in the application's place, with the last that the client is told."""
+        text = refusal.why.encode() + b"\n"
+        length = (b"content-length", b"%d" % len(text))
+        headers = [(b"content-type", b"text/plain"), length, (b"connection", b"close")]
+        # Neither has to be waited for.
+        proto.send(
+            {
+                "type": "http.response.start",
+                "status": refusal.status,
+                "headers": [*headers, self._server],
+            }
+        )
+        proto.send({"type": "http.response.body", "body": text})
+
+    async def _serve(self, watcher: Any, scope: Message, place: Place) -> None:
+        proto = watcher.proto
+        exchange = Exchange(self, proto)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+            if not exchange.begun and not exchange.is_over:
+                expected = "http.response.start and http.response.body were expected"
+                raise BadMessage("no response", expected)
+        except asyncio.CancelledError:
+            pass  # kept in the task, it would keep this frame, and so the watcher, and so the task
+        except ClientGone:
+            pass  # which is nobody's fault
+        except BaseException as error:  # noqa: BLE001 - the application's; SystemExit would end the loop
+            if not exchange.is_over:
+                self._report(scope, error)
+                if not exchange.begun:
+                    self.answer(proto, _FAILED)
+        finally:
+            self.begun.discard(proto)
+            if exchange.refusal is not None:
+                heads.tell_of(self._complaints, scope, exchange.refusal)
+            if exchange.pieces and scope["http_version"] == "1.0" and not exchange.is_gone:
+                reset(place, scope["client"])
+            exchange.end()
+            watcher.done()
+
+    def start(self, proto: Any, message: Message) -> Message:
         """Answer the start of a response as granian takes it, with the server's own headers."""
         status = message["status"]
         if not 100 <= status <= 999:  # here as well, since a call would be felt
-            _check_status(status)
+            check_status(status)
         headers = list(message.get("headers") or ())
-        if not any(len(name) == 6 and name.lower() == b"server" for name, _ in headers):
+        for name, _ in headers:
+            if len(name) == 6 and name.lower() == b"server":
+                break
+        else:
             headers.append(self._server)
         if self.draining:
             headers.append((b"connection", b"close"))
         else:
-            self._begun.add(proto)
+            self.begun.add(proto)
         return {"type": "http.response.start", "status": status, "headers": headers}
-
-    async def _serve_within_limits(self, scope: Message, proto: Any, send: Send) -> None:
-        headers = dict(scope["headers"])
-        if self._max_head and _head_size(scope) > self._max_head:
-            await _refuse(send, 431, b"Request Header Fields Too Large")
-        elif self._max_body and int(headers.get(b"content-length") or 0) > self._max_body:
-            await _refuse(send, 413, b"Content Too Large")
-        else:
-            try:
-                await self._app(scope, self._limited(proto.receive), send)
-            except BodyTooLarge:
-                with suppress(Exception):  # a response that has begun cannot be another
-                    await _refuse(send, 413, b"Content Too Large")
-
-    def _limited(self, receive: Callable[[], Any]) -> Callable[[], Any]:
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message: Message = await receive()
-            received += len(message.get("body", b""))
-            if self._max_body and received > self._max_body:
-                raise BodyTooLarge(self._max_body)
-            return message
-
-        return counted
 
     async def _serve_websocket(self, watcher: Any, scope: Message) -> None:
         websocket = WebSocket(watcher.proto)
+        code = FINISHED
         self._websockets.add(websocket)
         if self.draining:
             websocket.leave()
@@ -223,74 +288,144 @@ class AsgiCaller:
             await self._app(scope, websocket.receive, websocket.send)
         except asyncio.CancelledError:
             pass  # kept in the task, it would keep this frame, and so the watcher, and so the task
+        except ClientGone:
+            pass  # which is nobody's fault
         except BaseException as error:  # noqa: BLE001 - the application's; SystemExit would end the loop
             self._report(scope, error)
+            code = FAILED
         finally:
             self._websockets.discard(websocket)
-            await websocket.wait_closed()
+            await websocket.finish(code)
             watcher.done()
 
     def _report(self, scope: Message, error: BaseException) -> None:
-        self._log(f"Unhandled error while serving {_asked(scope)}: {error!r}", 40, True)
+        self._log(f"Unhandled error while serving {shown(scope)}: {error!r}", 40, True)
 
 
-class WebSocket:
-    """One WebSocket, which the server may have to close while the application waits for it."""
+class Exchange:
+    """One request and its response, as the application sees them."""
 
-    def __init__(self, proto: Any) -> None:
+    # On the class: few requests ever change them.
+    #: Whether the response has begun.
+    begun = False
+    #: How many pieces it had that are not the last one; 0 again after that.
+    pieces = 0
+    #: Why the request's body is not waited for any more.
+    refusal: Refusal | None = None
+    _inbox: Inbox | None = None
+    #: Whether the body was read to its end.
+    _is_read = False
+    _received = 0
+    _waited = 0.0
+
+    def __init__(self, caller: AsgiCaller, proto: Any) -> None:
+        self._caller = caller
         self._proto = proto
-        self._leaving = False
-        self._waiting: Any = None
-        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client is known to have left."""
+        return self._inbox is not None and self._inbox.is_gone
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nobody to be told anything, or who was told it."""
+        return self.refusal is not None or self.is_gone
 
     async def receive(self) -> Message:
-        if self._leaving:
-            return {"type": "websocket.disconnect", "code": RESTARTING}
-        self._waiting = self._proto.receive()
-        try:
-            message: Message = await self._waiting
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._leaving or (task is not None and task.cancelling()):
-                raise
-            return {"type": "websocket.disconnect", "code": RESTARTING}
-        finally:
-            self._waiting = None
+        """Answer the next message; that the client has left, if it is too slow.
+
+        Raises:
+            BodyTooLarge: There is too much of the body.
+        """
+        inbox = self._inbox = self._inbox or Inbox(self._proto.receive)
+        if self.refusal is not None or (inbox.is_gone and not inbox.has_news):
+            return _GONE.copy()  # at once, for who only wants to know
+        if self._is_read:
+            return await inbox.receive()
+        message = await self._in_time(inbox)
+        if message is None:
+            self._refuse(Refusal(408, "The body of the request did not come in time."))
+            return _GONE.copy()
+        self._is_read = not message.get("more_body")
+        self._received += len(message.get("body", b""))
+        most = self._caller.max_body
+        if most and self._received > most:
+            self._refuse(Refusal(413, "The body of the request is too large."))
+            raise BodyTooLarge(most)
         return message
 
-    async def send(self, message: Message) -> None:
-        if self._leaving:
-            return  # as to a client that has left
-        if message["type"] == "websocket.accept":
-            protocol = message.get("subprotocol")
-            if protocol is not None and not (protocol.isascii() and protocol.isprintable()):
-                raise BadMessage(f"the subprotocol {protocol!r}", "it must be plain text")
-        elif message["type"] == "websocket.http.response.start":
-            _check_status(message["status"])
-        await self._proto.send(message)
+    async def _in_time(self, inbox: Inbox) -> Message | None:
+        caller = self._caller
+        patience = caller.timeout
+        if caller.min_rate:
+            allowed = patience + self._received / caller.min_rate - self._waited
+            patience = min(patience, allowed)
+        began = time.monotonic()
+        message = await inbox.receive_within(patience)
+        self._waited += time.monotonic() - began
+        return message
 
-    def leave(self) -> None:
-        """Close it because the server stops; the application learns of it when it receives."""
-        if not self._leaving:
-            self._leaving = True
-            # granian would wait until the client says something.
-            with suppress(AttributeError):  # nobody waits, or for what is there already
-                self._waiting.cancel()
-            self._closing = asyncio.get_running_loop().create_task(self._close())
+    def _refuse(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        if not self.begun:
+            self._caller.answer(self._proto, refusal)
 
-    async def wait_closed(self) -> None:
-        """Return when the client has been told, if it had to be."""
-        if self._closing is not None:
-            await asyncio.wait([self._closing])
+    def send(self, message: Message) -> Any:
+        if self.refusal is not None:
+            return _nothing()  # as to a client that has left
+        proto = self._proto
+        if message["type"] == "http.response.start":
+            message = self._caller.start(proto, message)
+            self.begun = True
+        elif message.get("more_body"):
+            return self._send_piece(_as_piece(message))
+        else:
+            if type(message.get("body", b"")) is not bytes:
+                _check_body(message)
+            if self.pieces:
+                self.pieces = 0
+        return proto.send(message)
 
-    async def _close(self) -> None:
-        with suppress(Exception):  # the client has left already
-            await self._proto.send({"type": "websocket.close", "code": RESTARTING})
+    def end(self) -> None:
+        """Ask granian for nothing any more, and know nothing of it."""
+        # Whoever keeps this, if only for a traceback, must not keep a socket by it.
+        self._proto = NOBODY
+        if self._inbox is not None:
+            self._inbox.let_go()
+
+    def _send_piece(self, message: Message) -> Any:
+        self.pieces += 1
+        send = self._proto.send
+        if self.pieces <= PIECES:
+            return send(message)
+        inbox = self._inbox = self._inbox or Inbox(self._proto.receive)
+        return inbox.send_piece(send, message)
 
 
-def _check_status(status: int) -> None:
-    if not 100 <= status <= 999:
-        raise BadMessage(f"the status {status!r}", "it must be a number from 100 to 999")
+class Nobody:
+    """Whom an application speaks to that goes on after its end."""
+
+    async def receive(self) -> Message:
+        return _GONE.copy()
+
+    async def send(self, message: Message) -> None: ...
+
+
+NOBODY = Nobody()
+
+
+def _as_piece(message: Message) -> Message:
+    """Answer a piece of a body, of which there is more, as granian takes it."""
+    if type(message.get("body", b"")) is not bytes:
+        _check_body(message)
+    return message if message["more_body"] is True else {**message, "more_body": True}
+
+
+def _check_body(message: Message) -> None:
+    body = message.get("body", b"")
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise BadMessage(f"a body of type {type(body).__name__}", "it is bytes")
 
 
 def _address(door: Door) -> tuple[Any, ...]:
@@ -298,24 +433,15 @@ def _address(door: Door) -> tuple[Any, ...]:
     return (name, None) if door.socket.family == socket.AF_UNIX else name
 
 
-async def _refuse(send: Send, status: int, text: bytes) -> None:
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text})
-
-
-def _head_size(scope: Message) -> int:
-    """Answer about how long the request's head was."""
-    told = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
-    return told + len(scope["raw_path"]) + len(scope["query_string"])
-
-
-def _asked(scope: Message) -> str:
-    # As it was asked for: decoded, it could forge lines of the log.
-    path = scope["raw_path"][:200].decode("latin-1").encode("unicode_escape").decode("ascii")
-    return f"{scope.get('method', 'WebSocket')} {path}"
+async def _nothing() -> None: ...
 
 
 def _request_of(task: asyncio.Task[Any]) -> str:
+    scope = _scope_of(task)
+    return shown(scope) if scope is not None else task.get_name()
+
+
+def _scope_of(task: asyncio.Task[Any]) -> Message | None:
     frame = getattr(task.get_coro(), "cr_frame", None)
-    return _asked(frame.f_locals["scope"]) if frame is not None else task.get_name()
+    scope: Message | None = frame.f_locals["scope"] if frame is not None else None
+    return scope

@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import stat
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from typing import NamedTuple
 
 _FOLDERS = ("/proc/self/fd", "/dev/fd")
 _WILD = {"0.0.0.0", "::"}
+#: ``struct linger``: on, no time.
+_RESET = struct.pack("ii", 1, 0)
+#: How many milliseconds ago data was sent and received, and how many segments of it were sent, in
+#: Linux's ``struct tcp_info``.
+_LAST_WORDS = struct.Struct("44x I 4x I 100x I")
 
 
 class Place(NamedTuple):
@@ -48,6 +54,43 @@ def connections(places: list[Place]) -> Iterator[socket.socket]:
                 sock.getpeername()  # or it is no connection
                 if any(place.has(sock) for place in places):
                     yield sock
+
+
+def is_owed(sock: socket.socket) -> bool:
+    """Tell whether a client that was answered before has asked again, be it not to the end."""
+    sent, received, answers = _last_words(sock)
+    return bool(answers and received < sent)
+
+
+def silence(sock: socket.socket) -> float:
+    """Answer for how many seconds nothing was said on either side, if that is known; else 0."""
+    sent, received, _ = _last_words(sock)
+    return min(sent, received) / 1000
+
+
+def _last_words(sock: socket.socket) -> tuple[int, int, int]:
+    nobody_knows = 0, 0, 0
+    if sys.platform != "linux" or sock.family == socket.AF_UNIX:
+        return nobody_knows
+    told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_WORDS.size)
+    if len(told) < _LAST_WORDS.size:
+        return nobody_knows  # a kernel from before 4.6
+    sent, received, answers = _LAST_WORDS.unpack(told)
+    return sent, received, answers
+
+
+def peer_of(sock: socket.socket) -> tuple[str, int]:
+    """Answer who is at the other end, as granian tells it; an empty address on a unix socket."""
+    name = sock.getpeername()
+    return (name[0].partition("%")[0], name[1]) if isinstance(name, tuple) else ("", 0)
+
+
+def reset(place: Place, peer: tuple[str, int] | None) -> None:
+    """Have the connection of *peer* at *place* end with a reset, when it is closed."""
+    if peer is not None:
+        for sock in connections([place]):
+            if peer_of(sock) == peer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def _descriptors() -> list[int]:

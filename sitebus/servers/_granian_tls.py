@@ -31,10 +31,14 @@ print("usable", flush=True)
 
 
 class Certificate(NamedTuple):
-    """A certificate with its chain, and its key, in PEM."""
+    """A certificate with its chain, and its key, in PEM; and by what those of clients are checked.
+
+    Clients are not asked for any if that is empty.
+    """
 
     certificate: bytes
     key: bytes
+    authority: bytes = b""
 
 
 def read(tls: TLS, extra: Mapping[str, Any]) -> Certificate:
@@ -49,7 +53,8 @@ def read(tls: TLS, extra: Mapping[str, Any]) -> Certificate:
     """
     parts = [path.read_bytes() for path in (tls.certificate, tls.chain) if path is not None]
     key = tls.key or tls.certificate
-    found = Certificate(b"\n".join(parts), key.read_bytes())
+    authority = tls.client_ca.read_bytes() if tls.client_ca is not None else b""
+    found = Certificate(b"\n".join(parts), key.read_bytes(), authority)
     reason = _refusal(found, extra)
     if reason:
         raise BadCertificate(tls.certificate, key, reason)
@@ -59,11 +64,12 @@ def read(tls: TLS, extra: Mapping[str, Any]) -> Certificate:
 def as_options(certificate: Certificate | None, files: ExitStack) -> dict[str, Any]:
     """Answer what a worker takes by name; the files are there until *files* is closed."""
     if certificate is None:
-        return {"ssl_enabled": False, "ssl_cert": None, "ssl_key": None}
+        return {"ssl_enabled": False, "ssl_cert": None, "ssl_key": None, "ssl_ca": None}
     return {
         "ssl_enabled": True,
         "ssl_cert": _as_file(certificate.certificate, files),
         "ssl_key": _as_file(certificate.key, files),
+        "ssl_ca": _as_file(certificate.authority, files) if certificate.authority else None,
     }
 
 

@@ -1,8 +1,9 @@
 """wsgiref's HTTP, between sitebus's own accept loop and its own worker threads.
 
-wsgiref parses a request, runs the application and writes the response; each connection is closed
-after one. What it leaves out is added: the end of a body, chunks, HEAD, limits, a log, and an
-environ without the process's environment.
+wsgiref runs the application and writes the response; each connection is closed after one. What it
+leaves out is added: the end of a body, chunks, HEAD, limits, a log, and an environ without the
+process's environment. Its parser takes half a head for a whole one, a lone CR for the end of a line
+and any Transfer-Encoding for none; so the head is read as cheroot's is.
 """
 
 from __future__ import annotations
@@ -11,105 +12,30 @@ import io
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, cast
 from wsgiref.handlers import SimpleHandler
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
-from sitebus.errors import BodyTooLarge, ClientGone
+from sitebus.errors import BadChunks, BadProxyHeader, BodyTooLarge, BodyTooSlow, ClientGone
+from sitebus.servers._cheroot_head import PHRASES, Head, Refusal, read
+from sitebus.servers._wsgiref_reading import Body, Wire
+from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door, Doorkeeper
 from sitebus.servers.pool import WorkerPool
+from sitebus.sockets.networks import Networks
 
 Log = Callable[[str, int, bool], object]
 
-#: A line of a head, or of chunks, is no longer; bytes.
-LONGEST_LINE = 65536
+#: What "any length" of a head comes to; bytes.
+MOST_HEAD = 16 << 20
+#: How much is read at a time; bytes.
+PIECE = 65536
 #: So much of a body that nobody read is taken off the connection, for as long; bytes, seconds.
 SWALLOWED, SWALLOWING = 1 << 20, 1.0
 #: What closes a connection with a reset (``struct linger``: on, no time).
 RESET = struct.pack("ii", 1, 0)
-
-
-class HeadTooLong(Exception):
-    """A request's head is longer than the site takes."""
-
-
-class Head:
-    """What a request's head is read from, until there was too much of it."""
-
-    def __init__(self, file: io.BufferedIOBase, most: int) -> None:
-        self._file = file
-        self._left = most or sys.maxsize
-
-    def readline(self, size: int = -1) -> bytes:
-        line = self._file.readline(size)
-        self._left -= len(line)
-        if self._left < 0:
-            raise HeadTooLong
-        return line
-
-
-class Body(io.RawIOBase):
-    """A request's body, in chunks or of a known length, which ends where it ends.
-
-    Args:
-        file: What the client sends.
-        length: How long it is; None when it comes in chunks.
-        most: How long it may be; 0 for any length.
-    """
-
-    def __init__(self, file: io.BufferedReader, length: int | None, most: int) -> None:
-        super().__init__()
-        self._file = file
-        self._in_chunks = length is None
-        #: How much is left, of the chunk or of all; below 0 before the first chunk.
-        self._left = -1 if length is None else length
-        self._most = most
-        self._room = most or sys.maxsize
-
-    @property
-    def is_read(self) -> bool:
-        """Whether nothing is left on the connection."""
-        return self._left == 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Wait for a piece of the body, and copy what fits.
-
-        Raises:
-            ClientGone: The client left before it had sent everything.
-            BodyTooLarge: It sends too much.
-        """
-        if self._left < 0:
-            self._left = self._next_chunk()
-        piece = self._file.read1(min(self._left, len(buffer)))
-        if self._left and not piece:
-            raise ClientGone("all of its request was read")
-        buffer[: len(piece)] = piece
-        self._left -= len(piece)
-        self._room -= len(piece)
-        if self._room < 0:
-            raise BodyTooLarge(self._most)
-        if piece and not self._left and self._in_chunks:
-            self._line()
-            self._left = -1
-        return len(piece)
-
-    def _next_chunk(self) -> int:
-        """Answer how long the next chunk is; 0 after the last, and then what follows it is read."""
-        size = int(self._line().partition(b";")[0], 16)
-        while size == 0 and self._line():
-            pass  # trailers, which nobody wants
-        return size
-
-    def _line(self) -> bytes:
-        line = self._file.readline(LONGEST_LINE)
-        if not line.endswith(b"\n"):
-            raise ClientGone("all of its request was read")
-        return line.rstrip(b"\r\n")
 
 
 class Response(ServerHandler):
@@ -122,18 +48,55 @@ class Response(ServerHandler):
     _has_head = False
 
     # wsgiref's own, of which the type checker has not heard.
+    environ: Any
     headers: Any
     headers_sent: bool
+    status: Any
+    stdout: Any
 
-    def __init__(self, handler: Handler, body: io.BufferedReader) -> None:
+    def __init__(self, handler: Handler, body: Body) -> None:
         out, environ = cast(Any, handler.wfile), handler.get_environ()
-        super().__init__(body, out, sys.stderr, environ, multithread=handler.multithread)
+        file = io.BufferedReader(body)
+        super().__init__(file, out, sys.stderr, environ, multithread=handler.multithread)
         self.server_software = handler.connection_.server.server_header
         self.handler = handler
+        self.body = body
+
+    def run(self, application: Any) -> None:
+        # wsgiref's would take a lost connection of the application's own for the client's.
+        try:
+            self.setup_environ()
+            self.result = application(self.environ, self.start_response)
+            if str(self.status)[:1] == "5":
+                self.body.check()  # that is what the page is about, whoever made it
+            self.finish_response()
+        except ClientGone:
+            return  # which is nobody's fault
+        except BaseException:  # noqa: BLE001 - the application's
+            with suppress(ClientGone):
+                self.handle_error()
 
     def cleanup_headers(self) -> None:
+        from sitebus.mounts.isolation import check_header
+
         super().cleanup_headers()
         self.headers["Connection"] = "close"
+        for header in [*self.headers.items(), ("Status", self.status)]:
+            check_header(header)
+
+    def set_content_length(self) -> None:
+        if not self._is_bodiless:
+            super().set_content_length()
+
+    def finish_content(self) -> None:
+        if self._is_bodiless and not self.headers_sent:
+            self.send_headers()
+        else:
+            super().finish_content()
+
+    @property
+    def _is_bodiless(self) -> bool:
+        return str(self.status)[:3] in ("204", "304")
 
     def send_headers(self) -> None:
         super().send_headers()
@@ -141,28 +104,47 @@ class Response(ServerHandler):
 
     def _write(self, data: bytes) -> None:
         if not (self._has_head and self.handler.command == "HEAD"):
-            super()._write(data)
+            try:
+                super()._write(data)
+            except OSError as error:
+                raise ClientGone("all of its response was sent") from error
+
+    def _flush(self) -> None:
+        # SimpleHandler's would put the file's own in the place of this.
+        try:
+            self.stdout.flush()
+        except OSError as error:
+            raise ClientGone("all of its response was sent") from error
 
     def handle_error(self) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, BodyTooLarge):
-            self.error_status, self.error_body = "413 Content Too Large", b"Content Too Large"
+        refusal = _REFUSALS.get(self.body.failure) if self.body.failure else None
+        if refusal is not None:
+            self.error_status = f"{refusal.status} {PHRASES[refusal.status]}"
+            self.error_body = refusal.why.encode()
+            self.handler.complain(refusal)
         if self.headers_sent:
             # Without a length, only this tells the client that the rest is missing.
             self.handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         super().handle_error()
 
     def log_exception(self, exc_info: Any) -> None:
-        error = exc_info[1]
-        if not isinstance(error, BodyTooLarge):
+        if self.body.failure is None:
             connection = self.handler.connection_
             connection.server.log(
-                f"Unhandled error while serving {connection.request}: {error!r}", 40, True
+                f"Unhandled error while serving {connection.request}: {exc_info[1]!r}", 40, True
             )
 
     def close(self) -> None:
         # ServerHandler's would write a line to stderr.
         SimpleHandler.close(self)
+
+
+#: What is answered when a body cannot be read, whatever the application makes of it.
+_REFUSALS: dict[type, Refusal] = {
+    BodyTooLarge: Refusal(413, "The body of the request is too large."),
+    BodyTooSlow: Refusal(408, "The body of the request did not come in time."),
+    BadChunks: Refusal(400, "The body of the request cannot be read."),
+}
 
 
 class Handler(WSGIRequestHandler):
@@ -175,53 +157,115 @@ class Handler(WSGIRequestHandler):
     def __init__(self, connection: Connection) -> None:
         self.connection_ = connection
         self.multithread = connection.server.workers.size > 1
-        peer = connection.socket.getpeername()
-        super().__init__(
-            cast(Any, connection.socket),
-            peer[:2] if isinstance(peer, tuple) else ("", 0),
-            cast(Any, connection.server),
-        )
+        server = connection.server
+        self.wire = Wire(connection.socket, server.timeout, server.header_timeout, server.min_rate)
+        peer = _place(connection.socket.getpeername())
+        super().__init__(cast(Any, connection.socket), peer, cast(Any, server))
 
-    def handle_expect_100(self) -> bool:
-        # wsgiref would leave it in the buffer.
-        wanted = super().handle_expect_100()
-        self.wfile.flush()
-        return wanted
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(self.wire)
 
     def handle(self) -> None:
         """Serve the one request."""
-        server = self.connection_.server
         file = cast(io.BufferedReader, self.rfile)
-        self.rfile = cast(Any, Head(file, server.max_header))
+        self.command = self.requestline = ""
+        self.request_version = self.default_request_version
+        if self.connection_.is_proxied and not self._hear_proxy():
+            return
         try:
-            self.raw_requestline = self.rfile.readline(LONGEST_LINE + 1)
-            understood = bool(self.raw_requestline) and self.parse_request()
-        except HeadTooLong:
-            self.request_version = self.default_request_version
-            self.command = ""
-            self.send_error(431)
-            understood = False
-        finally:
-            self.rfile = file
-        if understood:
-            self._respond(file)
+            self._serve(file)
+        except Refusal as refusal:
+            self._refuse(refusal)
 
-    def _respond(self, file: io.BufferedReader) -> None:
+    def _serve(self, file: io.BufferedReader) -> None:
         server = self.connection_.server
-        self.connection_.request = f"{self.command} {self.path}"
-        in_chunks = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        said = self.headers.get("Content-Length", "0")
-        if not said.isdecimal() or (in_chunks and "Content-Length" in self.headers):
-            self.send_error(400)
-        elif server.max_body and int(said) > server.max_body:
-            self.send_error(413)
-            self._swallow()
+        try:
+            block = self._block(file, server.max_header or MOST_HEAD)
+        except TimeoutError:
+            raise Refusal(408, "The head of the request did not come in time.") from None
+        if block:
+            self.command = block.partition(b" ")[0][:10].decode("latin-1")
+            self._respond(read(block, server.max_body), file)
+
+    def _hear_proxy(self) -> bool:
+        """Learn for whom a proxy connects; tell whether it is one that may."""
+        server, who = self.connection_.server, self.client_address[0]
+        if server.trusted and who not in server.trusted:
+            self._complain_of_proxy("it is no trusted proxy")
+            return False
+        try:
+            peer = self.wire.read_proxy_header()
+        except BadProxyHeader as error:
+            self._complain_of_proxy(str(error))
+        except TimeoutError:
+            self._complain_of_proxy("its PROXY header did not come in time")
         else:
-            body = Body(file, None if in_chunks else int(said), server.max_body)
-            response = Response(self, io.BufferedReader(body))
-            response.run(server.application)
-            if not body.is_read:
-                self._swallow()
+            if peer is not None:
+                self.client_address = _place(peer)
+            return True
+        return False
+
+    def _complain_of_proxy(self, why: str) -> None:
+        who = self.client_address[0] or "a client"
+        kind = "no PROXY header"
+        self.connection_.server.complaints.tell(kind, f"Refused a connection from {who}: {why}")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.complain(refusal)
+        text = refusal.why.encode() + b"\r\n"
+        self.send_response(refusal.status, PHRASES[refusal.status])
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(text)
+        self._swallow()
+
+    def complain(self, refusal: Refusal) -> None:
+        """Say in the log that the request was refused."""
+        kind = f"{refusal.status} {PHRASES[refusal.status]}"
+        who = self.client_address[0] or "a client"
+        message = f"Refused a request from {who}: {kind}. {refusal.why}"
+        self.connection_.server.complaints.tell(kind, message)
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.send_response_only(code, message)
+        if self.version_string():
+            self.send_header("Server", self.version_string())
+        self.send_header("Date", self.date_time_string())
+
+    def _block(self, file: io.BufferedReader, most: int) -> bytes:
+        """Wait for the head of a request; nothing if the client leaves before it is complete."""
+        lines: list[bytes] = []
+        left = most
+        while (line := file.readline(left + 1)).endswith(b"\n"):
+            left -= len(line)
+            if not line.endswith(b"\r\n"):
+                raise Refusal(400, "A line ends in something else than CR and LF.")
+            if line != b"\r\n":
+                lines.append(line)
+            elif lines:
+                return b"".join(lines)[:-2]
+        if len(line) > left:
+            raise Refusal(431, f"The header is longer than {most} bytes.")
+        return b""
+
+    def _respond(self, head: Head, file: io.BufferedReader) -> None:
+        server = self.connection_.server
+        self.head = head
+        self.command, self.request_version = head.method, head.version
+        self.connection_.request = f"{head.method} {head.target}"
+        if head.waits:
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.wfile.flush()
+        self.wire.begin_body()
+        body = Body(file, self.wire, head.length, server.max_body)
+        Response(self, body).run(server.application)
+        if not body.is_read:
+            self._swallow()
 
     def _swallow(self) -> None:
         """Read some of what nobody read: to close on it would reset the connection."""
@@ -230,18 +274,27 @@ class Handler(WSGIRequestHandler):
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(SWALLOWING)
             left = SWALLOWED
-            while left > 0 and (data := self.connection.recv(LONGEST_LINE)):
+            while left > 0 and (data := self.connection.recv(PIECE)):
                 left -= len(data)
 
     def get_environ(self) -> dict[str, Any]:
-        environ = super().get_environ()
-        door = self.connection_.door
-        environ["SERVER_NAME"], environ["SERVER_PORT"] = door.name, door.port
-        environ["SERVER_SOFTWARE"] = self.connection_.server.server_header
-        environ["REMOTE_PORT"] = str(self.client_address[1])
-        environ["REQUEST_URI"] = self.path
-        environ["wsgi.input_terminated"] = True
-        return environ
+        head, door = self.head, self.connection_.door
+        server = self.connection_.server
+        return {
+            **server.base_environ,
+            **head.fields,
+            "REQUEST_METHOD": head.method,
+            "REQUEST_URI": head.target,
+            "PATH_INFO": head.path,
+            "QUERY_STRING": head.query,
+            "SERVER_PROTOCOL": head.version,
+            "SERVER_NAME": door.name,
+            "SERVER_PORT": door.port,
+            "SERVER_SOFTWARE": server.server_header or "sitebus",
+            "REMOTE_ADDR": self.client_address[0],
+            "REMOTE_PORT": str(self.client_address[1]),
+            "wsgi.input_terminated": True,
+        }
 
     def version_string(self) -> str:
         return self.connection_.server.server_header
@@ -261,6 +314,8 @@ class Connection:
         self.server = server
         self.socket = sock
         self.door = door
+        #: Whether it begins with a PROXY header.
+        self.is_proxied = door in server.proxied
 
     def close(self) -> None:
         with suppress(OSError):
@@ -280,7 +335,7 @@ class Connection:
 class HTTPServer:
     """wsgiref behind listening sockets of somebody else; see `sitebus.servers.hosting.Hosted`."""
 
-    #: What wsgiref asks its server for.
+    #: What is in every environ.
     base_environ = {"GATEWAY_INTERFACE": "CGI/1.1", "REMOTE_HOST": "", "SCRIPT_NAME": ""}  # noqa: RUF012
 
     def __init__(
@@ -295,6 +350,11 @@ class HTTPServer:
         name: str,
         server_header: str,
         log: Log,
+        header_timeout: float = 0.0,
+        min_rate: float = 0,
+        max_connections: int = 0,
+        proxied: Collection[int] = (),
+        trusted: Collection[str] | Networks = (),
         roll: set[int] | None = None,
         tell: Callable[[str], object] | None = None,
     ) -> None:
@@ -304,6 +364,12 @@ class HTTPServer:
         self.max_body = max_body
         self.server_header = server_header
         self.log = log
+        self.timeout = timeout
+        self.header_timeout = header_timeout
+        self.min_rate = min_rate
+        self.proxied = frozenset(self.doors[number] for number in proxied)
+        self.trusted = trusted
+        self.complaints = Complaints(lambda message, level: log(message, level, False))
         self.workers = WorkerPool[Connection](threads, self._serve_one, name, roll, tell)
         self._keeper = Doorkeeper[Connection](
             doors,
@@ -311,6 +377,7 @@ class HTTPServer:
             welcome=lambda door, sock, _: Connection(self, sock, door),
             serve=self.workers.put,
             log=lambda message, level: log(message, level, False),
+            most=max_connections,
         )
         self.serving = self._keeper.serving
         self.drained = self._keeper.ended
@@ -349,6 +416,7 @@ class HTTPServer:
             connection.stop_reading()
         self.ready = False
         stuck = self.workers.stop(grace)
+        self.complaints.flush()
         busy = self.workers.busy
         left = [(thread.name, str(busy.get(thread, "no request"))) for thread in stuck]
         for door in self.doors:
@@ -369,3 +437,8 @@ class HTTPServer:
             self.log(f"Unhandled error while serving {connection}: {error!r}", 40, True)
         finally:
             connection.close()
+
+
+def _place(peer: Any) -> tuple[str, int]:
+    """Answer who is at the other end, as far as environs have a place for it."""
+    return peer[:2] if isinstance(peer, tuple) else ("", 0)

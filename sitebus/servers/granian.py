@@ -6,25 +6,25 @@ started.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sitebus.errors import BadServerOption, SitebusError, UnknownNativeOption
+from sitebus.servers.complaints import Complaints
+from sitebus.servers.connections import most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
 
 if TYPE_CHECKING:
     import ssl
 
     from sitebus.servers._granian import Caller, HTTPServer
+    from sitebus.servers._granian_response import Slots
     from sitebus.servers._granian_tls import Certificate
 
 #: granian reads at least this much of a head.
 LEAST_HEAD = 8192
 #: What "any length" of a head comes to; bytes.
 MOST_HEAD = 16 << 20
-#: Descriptors that are left for everything but connections.
-SPARE = 256
 
 _BIND = "sitebus listens; say it with 'bind'"
 _TLS = "say it with 'tls_cert' and 'tls_key'"
@@ -53,6 +53,8 @@ RESERVED = {
     "task_impl": "tasks are asyncio's own",
     "ssl_certificate": _TLS,
     "ssl_keyfile": _TLS,
+    "ssl_ca": "say it with 'tls_client_ca'",
+    "ssl_client_verify": "say it with 'tls_client'",
     "ssl_keyfile_password": "keep the key in a file without a passphrase",
     "log_enabled": _LOG,
     "log_level": _LOG,
@@ -109,16 +111,20 @@ class GranianServer(SiteServer):
         ("wsgi", "asgi"),
         http2=True,
         websocket=True,
-        note="Written in Rust, and the fastest; a WSGI application's request headers must be "
-        "ASCII, or arrive empty.",
+        note="Written in Rust, and the fastest.",
     )
 
     _certificate: Certificate | None = None
+    _slots: Slots
+    _complaints: Complaints
 
     def make(self) -> HTTPServer:
         """Make the server, on copies of the listening sockets."""
         from sitebus.servers._granian import HTTPServer
+        from sitebus.servers._granian_response import Slots
 
+        self._slots = Slots(self.threads)
+        self._complaints = Complaints(self.bus.log)
         return HTTPServer(
             self.doors(),
             self._wsgi_caller if self.speech == "wsgi" else self._asgi_caller,
@@ -127,6 +133,7 @@ class GranianServer(SiteServer):
             certificate=self._certificate,
             backlog=self.backlog,
             patience=self.timeout,
+            silence=self._patience,
             name=f"granian {self.name}",
         )
 
@@ -161,13 +168,15 @@ class GranianServer(SiteServer):
         return WsgiCaller(
             self.face("wsgi"),
             announce=self.announcing(lambda environ, start_response: []),
-            # Each worker has as many threads as all of them may use.
-            slots=threading.Semaphore(self.threads) if len(self._listeners) > 1 else None,
+            slots=self._slots,
             tls=self.tls is not None,
             server_header=self.server_header,
             multithread=self.threads > 1,
             max_head=self._max_head,
             max_body=self.max_body,
+            timeout=self.timeout,
+            min_rate=self.min_rate,
+            complaints=self._complaints,
             log=self.bus.log,
         )
 
@@ -180,6 +189,9 @@ class GranianServer(SiteServer):
             server_header=self.server_header,
             max_head=self._max_head,
             max_body=self.max_body,
+            timeout=self.timeout,
+            min_rate=self.min_rate,
+            complaints=self._complaints,
             name=f"granian {self.name}",
             log=self.bus.log,
         )
@@ -192,13 +204,15 @@ class GranianServer(SiteServer):
     def _options(self) -> dict[str, Any]:
         """Answer what granian's workers take by name, but for the certificate."""
         said = self.native
+        from sitebus.servers._granian_wsgi import SPARE_THREADS
+
         speaks_asgi = self.speech == "asgi"
         options = {
             "threads": said.get("runtime_threads", 1),
             "blocking_threads": said.get("runtime_blocking_threads", 512),
-            "py_threads": 1 if speaks_asgi else self.threads,
+            "py_threads": 1 if speaks_asgi else self.threads + SPARE_THREADS,
             "py_threads_idle_timeout": said.get("blocking_threads_idle_timeout", 30),
-            "backpressure": said.get("backpressure", _connections_at_once(len(self._listeners))),
+            "backpressure": said.get("backpressure", self._most_connections),
             # Without TLS, to find out what a client speaks would let one that is silent stay.
             "http_mode": str(said.get("http", "1" if self.tls is None else "auto")),
             "http1_opts": self._http1_settings(),
@@ -207,9 +221,16 @@ class GranianServer(SiteServer):
             "metrics": (None, None),
             **self._tls_options(),
         }
-        if speaks_asgi:
-            options["websockets_enabled"] = said.get("websockets", True)
+        options["websockets_enabled"] = speaks_asgi and said.get("websockets", True)
         return options
+
+    @property
+    def _most_connections(self) -> int:
+        """How many connections each socket may have open.
+
+        Without a descriptor left granian would ask for one again and again, and do nothing else.
+        """
+        return most_connections(self.max_connections) // len(self._listeners) or 1
 
     def _http1_settings(self) -> Any:
         from granian.http import HTTP1Settings
@@ -218,12 +239,17 @@ class GranianServer(SiteServer):
         head = max(LEAST_HEAD, self.max_header) if self.max_header else MOST_HEAD
         return HTTP1Settings(
             header_read_timeout=said.get(
-                "http1_header_read_timeout", max(1, round(min(self.timeout, 1e9) * 1000))
+                "http1_header_read_timeout", max(1, round(min(self._patience, 1e9) * 1000))
             ),
             keep_alive=said.get("http1_keep_alive", True),
             max_buffer_size=said.get("http1_buffer_size", head),
             pipeline_flush=said.get("http1_pipeline_flush", False),
         )
+
+    @property
+    def _patience(self) -> float:
+        """How long a connection may be idle, and a head may take: there is one clock for both."""
+        return min(self.timeout, self.header_timeout or self.timeout)
 
     def _http2_settings(self) -> Any:
         from granian.http import HTTP2Settings
@@ -237,15 +263,18 @@ class GranianServer(SiteServer):
         return HTTP2Settings(**{"max_headers_size": self.max_header or MOST_HEAD, **said})
 
     def _tls_options(self) -> dict[str, Any]:
-        said = self.native
-        authority = said.get("ssl_ca")
+        said, tls = self.native, self.tls
+        is_asked = tls is not None and tls.client_ca is not None
         return {
             "ssl_key_password": None,
             "ssl_protocol_min": str(said.get("ssl_protocol_min", "tls1.2")),
-            "ssl_ca": str(authority) if authority else None,
             "ssl_crl": [str(path) for path in said.get("ssl_crl", ())],
-            "ssl_client_verify": said.get("ssl_client_verify", False),
+            "ssl_client_verify": is_asked and tls is not None and tls.client == "required",
         }
+
+    def _finish(self, server: Any) -> None:
+        super()._finish(server)
+        self._complaints.flush()
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -272,16 +301,3 @@ def _checked(name: str, value: Any) -> Any:
         if not least <= found <= most:
             raise BadServerOption(full, value, f"it must be from {least} to {most}")
     return found
-
-
-def _connections_at_once(doors: int) -> int:
-    """Answer how many connections each door may have open.
-
-    Without a descriptor left granian would ask for one again and again, and do nothing else.
-    """
-    import resource
-
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY:
-        most = 1 << 20
-    return max(most // 2, most - SPARE) // doors or 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from sitebus.servers.connections import most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class WsgirefServer(SiteServer):
     abilities: ClassVar[Abilities] = Abilities(
         ("wsgi",),
         tls=False,
+        proxy_protocol=True,
         note="In the standard library; slow, and each connection is for one request.",
     )
 
@@ -37,6 +39,11 @@ class WsgirefServer(SiteServer):
             name=f"wsgiref {self.name}",
             server_header=self.server_header,
             log=self.bus.log,
+            header_timeout=self.header_timeout,
+            min_rate=self.min_rate,
+            max_connections=most_connections(self.max_connections),
+            proxied=self.proxied_doors,
+            trusted=self.trusted_proxies,
             roll=getattr(self.bus, "serving_threads", None),
             tell=self.bus.publish,
         )

@@ -352,17 +352,7 @@ def test_no_server_lets_a_client_through_that_forges(
         assert (told["client"], told["scheme"]) == (CLIENT, "https")
 
 
-#: Its environ is made in Rust, where both are written alike.
-BLURRED = "granian-wsgi"
-BLURS = pytest.mark.xfail(reason="its environ has X_Forwarded_For for X-Forwarded-For")
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[BLURS] if str(kind) == BLURRED else []) for kind in NATIVE],
-    ids=str,
-    indirect=True,
-)
+@pytest.mark.parametrize("kind", NATIVE, ids=str, indirect=True)
 def test_no_server_takes_an_underscore_for_a_hyphen(
     kind: Kind, host: Host, shop: Shop, connect: Connect
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -100,6 +101,138 @@ def test_a_body_whose_end_is_unclear_is_refused(host: Host, connect: Connect, li
     assert client.answer().status == 400
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rY: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /\r\n\r\n",
+    ],
+    ids=["lengths", "blank", "coding", "cr", "fold", "lf", "host", "0.9"],
+)
+def test_a_head_that_can_be_read_in_two_ways_is_refused(
+    host: Host, connect: Connect, head: bytes
+) -> None:
+    """The standard library reads it in one of them, which need not be that of a proxy."""
+    reached: list[object] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        reached.append(environ)
+        return hello(environ, start_response)
+
+    client = connect(host(application))
+    client.send(head)
+
+    assert client.answer().status in (400, 501)
+    assert not reached
+
+
+@pytest.mark.parametrize("head", [b"DELETE /all HTTP/1.1\r\nHost: a\r\n", b"GET / HT", b"\r\n"])
+def test_half_a_head_is_no_request(
+    host: Host, connect: Connect, logged: Logged, head: bytes
+) -> None:
+    """What was cut off may have said who asks, or how long the body is."""
+    reached: list[object] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        reached.append(environ)
+        return hello(environ, start_response)
+
+    client = connect(host(application))
+    client.send(head)
+    client.socket.shutdown(socket.SHUT_WR)
+
+    assert everything(client) == b""
+    assert not reached
+    assert "rror" not in str(logged)
+
+
+@pytest.mark.parametrize(
+    "chunks", [b"-3\r\nabc", b"0x3\r\nabc", b"zz\r\nabc", b"3;\0\r\nabc", b"3\r\nabcd"]
+)
+def test_chunks_that_are_none_are_refused(
+    host: Host, connect: Connect, logged: Logged, chunks: bytes
+) -> None:
+    """Python reads more as numbers than HTTP does, and would wait for minus three bytes."""
+
+    def echo(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", [])
+        return [body]
+
+    client = connect(host(echo))
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+    client.send(b"\r\n0\r\n\r\n")
+
+    assert client.answer().status == 400
+    assert "rror" not in str(logged)
+
+
+def test_what_an_environ_says_of_a_request(host: Host, connect: Connect) -> None:
+    """Nothing that the client did not say, nor what only looks like something else."""
+    names = ("CONTENT_TYPE", "HTTP_X_USER", "HTTP_PROXY", "HTTP_HOST", "PATH_INFO", "REQUEST_URI")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [repr([environ.get(name) for name in names]).encode()]
+
+    client = connect(host(application))
+    client.send(b"GET http://shop/a%20b?c HTTP/1.1\r\nHost: a\r\n")
+    client.send(b"X-User: me\r\nX_User: root\r\nProxy: evil\r\n\r\n")
+
+    wanted = [None, "me", None, "shop", "/a b", "http://shop/a%20b?c"]
+    assert client.answer().body == repr(wanted).encode()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError])
+def test_a_connection_that_the_application_lost_is_its_error(
+    host: Host, connect: Connect, logged: Logged, error: type[OSError]
+) -> None:
+    """To a database, say; wsgiref would take it for the client's, and answer nothing."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        raise error("the database has gone")
+
+    assert connect(host(application)).get().status == 500
+    assert "the database has gone" in str(logged)
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+@pytest.mark.parametrize("body", [[], [b""]])
+def test_a_response_without_a_body_has_no_length(
+    host: Host, connect: Connect, status: str, body: list[bytes]
+) -> None:
+    """A 204 may not have one, and that of a 304 would be taken for the page's."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response(status, [])
+        return body
+
+    assert "content-length" not in connect(host(application)).get().headers
+
+
+@pytest.mark.parametrize(
+    ("status", "value"), [("200 OK\r\nB: c", "a"), ("200 OK", "a\r\nB: c")], ids=["status", "value"]
+)
+def test_no_header_can_be_smuggled_into_a_response(
+    host: Host, connect: Connect, logged: Logged, status: str, value: str
+) -> None:
+    """By whoever has a say in the text of one."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response(status, [("X", value)])
+        return [b"x"]
+
+    answer = connect(host(application)).get()
+    assert (answer.status, "b" in answer.headers) == (500, False)
+    assert "control character" in str(logged)
+
+
 def test_half_a_body_is_an_error(host: Host, connect: Connect, logged: Logged) -> None:
     """And nobody's news: clients leave."""
     errors: list[str] = []
@@ -165,3 +298,184 @@ def test_applications_are_told_whether_threads_run_them(host: Host, connect: Con
         return [repr((environ["wsgi.multithread"], environ["wsgi.multiprocess"])).encode()]
 
     assert connect(host(application, threads=1)).get().body == b"(False, False)"
+
+
+# Clients that are slow, or too many.
+
+
+def trickle(client: Client, pause: float = 0.05) -> bytes:
+    """Send a byte now and then until there is an answer, and return the rest of what is said."""
+    client.socket.settimeout(pause)
+    while True:
+        try:
+            return client.socket.recv(65536)
+        except TimeoutError:
+            client.send(b"x")
+
+
+def read_body(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    environ["wsgi.input"].read()
+    return hello(environ, start_response)
+
+
+@pytest.mark.parametrize("begun", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])
+def test_a_head_may_not_trickle(host: Host, connect: Connect, logged: Logged, begun: bytes) -> None:
+    """It keeps a thread, and ten such the site."""
+    server = host(threads=1, timeout=30, header_timeout=0.3)
+    client = connect(server)
+    client.send(begun)
+
+    assert trickle(client).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert connect(server).get().status == 200
+    assert "Refused a request from 127.0.0.1: 408 Request Timeout" in str(logged)
+
+
+def test_a_silent_body_is_given_up(host: Host, connect: Connect, logged: Logged) -> None:
+    """The application is told, and its thread is free for others."""
+    server = host(read_body, threads=1, timeout=0.2)
+    client = connect(server)
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+
+    assert (client.answer().status, connect(server).get().status) == (408, 200)
+    assert "rror" not in str(logged)
+
+
+def test_a_body_may_not_trickle(host: Host, connect: Connect) -> None:
+    """One byte before each timeout would do to keep a thread."""
+    client = connect(host(read_body, timeout=0.3, min_rate=1000))
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+
+    assert trickle(client).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+
+
+def test_a_body_that_comes_fast_enough_may_take_longer_than_a_timeout(
+    host: Host, connect: Connect
+) -> None:
+    """Only silence and slowness are given up."""
+    client = connect(host(read_body, timeout=0.3, min_rate=10))
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n")
+    client.socket.settimeout(0.05)
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            client.socket.recv(1)
+        client.send(b"four")
+
+    client.socket.settimeout(5)
+    assert client.answer().status == 200
+
+
+def test_an_error_page_about_a_body_is_the_servers(host: Host, connect: Connect) -> None:
+    """Frameworks make a page of their own of it, and call it an error of theirs."""
+
+    def framework(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            return read_body(environ, start_response)
+        except OSError:
+            start_response("500 Oops", [])
+            return [b"oops"]
+
+    client = connect(host(framework, timeout=0.2))
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+    assert client.answer().status == 408
+
+
+def test_no_more_connections_than_may_be(host: Host, connect: Connect) -> None:
+    """Who has been silent longest makes room."""
+    server = host(max_connections=2)
+    first, second = connect(server), connect(server)
+    wait_for(lambda: len(server.httpserver._keeper.idle) == 2)
+
+    assert connect(server).get().status == 200
+    assert first.is_closed()
+    assert second.get().status == 200
+
+
+def test_no_server_header_unless_it_is_wanted(host: Host, connect: Connect) -> None:
+    """Neither from applications nor from refusals."""
+    server = host()
+    refused = connect(server)
+    refused.send(b"GET / HTTP/1.1\r\n\r\n")
+    answers = [connect(server).get(), refused.answer()]
+    assert [answer.status for answer in answers] == [200, 400]
+    assert not any("server" in answer.headers for answer in answers)
+    assert answers[1].body == b"The request has no Host.\r\n"
+
+
+def test_refusals_do_not_fill_the_log(host: Host, connect: Connect, logged: Logged) -> None:
+    """Ten lines in ten seconds, and at the end how many there were besides."""
+    server = host()
+    for _ in range(15):
+        client = connect(server)
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.answer().status == 400
+
+    assert sum(level == 30 for level, _ in logged) == 10
+    server.stop()
+    assert "... and 5 more: 400 Bad Request" in str(logged)
+
+
+# Behind a proxy that says for whom it connects.
+
+
+def whoami(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return [f"{environ['REMOTE_ADDR']} {environ['REMOTE_PORT']}".encode()]
+
+
+V2 = (
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11"
+    + struct.pack("!H4B4BHH", 12, 203, 0, 113, 7, 127, 0, 0, 1, 4321, 80)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("header", [b"PROXY TCP4 203.0.113.7 127.0.0.1 4321 80\r\n", V2])
+def test_a_proxy_says_for_whom_it_connects(host: Host, connect: Connect, header: bytes) -> None:
+    """In both versions, in any number of pieces."""
+    server = host(whoami, proxy_protocol="all", trusted_proxies=["127.0.0.1"])
+    client = connect(server)
+    for byte in header:
+        client.send(bytes([byte]))
+
+    assert client.get().body == b"203.0.113.7 4321"
+
+
+@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"])
+def test_a_proxy_may_connect_for_itself(host: Host, connect: Connect, header: bytes) -> None:
+    """To see whether the site is there."""
+    client = connect(host(whoami, proxy_protocol="all"))
+    client.send(header)
+    assert client.get().body.startswith(b"127.0.0.1 ")
+
+
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PROXY TCP4 a b c d\r\n", b"PROXY"]
+)
+def test_who_says_nothing_of_the_sort_is_told_nothing(
+    host: Host, connect: Connect, logged: Logged, said: bytes
+) -> None:
+    """Who connects directly could say of itself what it liked."""
+    client = connect(host(whoami, proxy_protocol="all", header_timeout=0.2))
+    client.send(said)
+
+    assert client.is_closed()
+    wait_for(lambda: "Refused a connection from 127.0.0.1: " in str(logged))
+
+
+def test_only_trusted_proxies_may_connect(host: Host, connect: Connect, logged: Logged) -> None:
+    """If it is said which they are."""
+    client = connect(host(whoami, proxy_protocol="all", trusted_proxies=["10.0.0.0/8"]))
+    client.send(b"PROXY TCP4 203.0.113.7 127.0.0.1 4321 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+    assert client.is_closed()
+    wait_for(lambda: "Refused a connection from 127.0.0.1: it is no trusted proxy" in str(logged))
+
+
+def test_other_sockets_need_no_header(host: Host, connect: Connect, tmp_path: Any) -> None:
+    """It is said for each."""
+    path = f"unix:{tmp_path / 's'}"
+    server = host(whoami, binds=["127.0.0.1:0", path], proxy_protocol=[path])
+    behind = connect(server, 1)
+    behind.send(b"PROXY TCP6 2001:db8::7 ::1 4321 80\r\n")
+
+    assert connect(server).get().body.startswith(b"127.0.0.1 ")
+    assert behind.get().body == b"2001:db8::7 4321"
