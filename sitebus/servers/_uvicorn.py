@@ -7,10 +7,12 @@ read, and kept-alive ones under their clients.
 
 - The Date header is made by the first request of a second and thrown away by a timer at its end,
   so that a site that nobody asks anything has no timer.
-- Silent clients are given up: one timer for each connection that has not spoken, and a round every
-  ``timeout`` seconds, as long as there is anybody, for those that stopped in the middle of a head.
-- The drain is ours; see `Server.leave`.
-- Protocols are mended in `sitebus.servers._uvicorn_mended`.
+- Silent clients are given up: one timer for each connection that has not spoken, one for each head
+  that did not come whole, and a round, as long as there is anybody, for those that do not go on
+  with a body, or take nothing of an answer.
+- The drain is ours; see `Server.leave`. So is what is handed on in it: `_uvicorn_keeping`.
+- Protocols are mended in `sitebus.servers._uvicorn_mended`, and what they let through is looked at
+  in ``_uvicorn_strict``.
 
 These are the modules that know uvicorn from inside. What they rely on, documented or not:
 
@@ -23,21 +25,30 @@ These are the modules that know uvicorn from inside. What they rely on, document
   for a WebSocket instead of the one for HTTP), and leaves with ``discard`` or ``remove``. It logs
   to ``logger``, and requests where ``access_log`` is true. Requests are in ``server_state.tasks``,
   and take ``server_state.default_headers`` when they begin.
-- One for HTTP/1.1 has ``transport``, ``cycle``, ``timeout_keep_alive`` and
+- One for HTTP/1.1 has ``transport``, ``flow.read_paused``, ``cycle``, ``timeout_keep_alive`` and
   ``timeout_keep_alive_task``; it cancels that when it receives anything, and sets it when a
   response is complete, to call ``timeout_keep_alive_handler``. ``cycle`` is the last request whose
   head is complete: its ``response_started``, ``response_complete``, ``more_body``, ``scope``,
-  ``keep_alive``, ``transport`` and ``default_headers``; ``Connection: close`` in these is heeded,
-  with ``transport.close()`` after the response.
-- ``send_400_response(text)`` answers and closes, also in the middle of another answer. A body that
-  comes after the answer cancels the timer, too, and nothing sets it again. When such a body ends,
-  httptools and h11 leave ``more_body`` true; ``conn.their_state`` of h11 is then not SEND_BODY.
-  A path that is not ASCII raises UnicodeDecodeError out of `ZttpProtocol` and `ZttpH2Protocol`.
+  ``keep_alive``, ``transport``, ``waiting_for_100_continue`` and ``default_headers``; ``Connection:
+  close`` in these is heeded, with ``transport.close()`` after the response. It sends nothing more
+  when ``disconnected`` is set, which ``message_event`` tells its application.
+- After the last of a response was written it calls ``on_response``, which is what was the
+  protocol's ``on_response_complete`` when it was made. ``client`` and ``server`` are set by
+  ``connection_made``, and read for each request.
+- ``send_400_response(text)`` is called when the parser fails, after "Invalid HTTP request
+  received." was logged. A body that comes after the answer cancels the timer, too, and nothing sets
+  it again. When such a body ends, httptools and h11 leave ``more_body`` true; ``conn.their_state``
+  of h11 is then not SEND_BODY. A path that is not ASCII raises UnicodeDecodeError out of
+  `ZttpProtocol` and `ZttpH2Protocol`.
 - `HttpToolsProtocol` keeps a head of any length. Its ``scope`` is a new one from the first byte of
   a head; it is that of ``cycle`` once the head is complete. It keeps requests that wait in
-  ``pipeline``. It sends chunks to clients of HTTP/1.0 unless its ``cycle`` has another
-  ``chunked_encoding`` than None; then no more bytes than ``expected_content_length``, which must be
-  0 at the end.
+  ``pipeline``. It collects ``headers`` (the list of the scope) by ``on_header``, which is called
+  for trailers too, and ``url``, and makes the request in ``on_headers_complete``; what is raised
+  there is a failure of the parser. ``_should_upgrade()`` is asked about every request that wants
+  to. It sends chunks to clients of HTTP/1.0 unless its ``cycle`` has another ``chunked_encoding``
+  than None; then no more bytes than ``expected_content_length``, which must be 0 at the end.
+- `H11Protocol` has ``conn``, an `h11.Connection`, which may become one of a class of ours, and asks
+  its ``next_event()``; ``_receive_buffer.maybe_extract_next_line()`` of that is for chunks only.
 - One for HTTP/2 (`zttp`) has ``cycles`` instead of ``cycle``, and ``conn.close(0, last_stream_id)``
   queues a GOAWAY that ``flush()`` sends. What chooses between the two has ``timeout_task`` and the
   ``buffer`` of what it has read, and does it in ``_switch(http2, initial_data)``.
@@ -46,6 +57,7 @@ These are the modules that know uvicorn from inside. What they rely on, document
   `WebSocketsSansIOProtocol` waits on when it has not understood a handshake, which is not
   ``handshake_initiated`` then. After a refusal with a response it has ``close_sent`` and
   ``initial_response``, and logs an error unless ``handshake_complete``.
+- ``abort()`` of a transport closes its descriptor and shuts nothing down, on asyncio and uvloop.
 
 ``tests/servers/test_uvicorn_contract.py`` fails when any of this changes.
 """
@@ -53,17 +65,16 @@ These are the modules that know uvicorn from inside. What they rely on, document
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
-from email.utils import formatdate
-from functools import cached_property, partial
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.server import ServerState
-
-from sitebus.servers._uvicorn_mended import is_running
+from sitebus.servers._uvicorn_keeping import AT_ONCE, Keeping, can_be_kept, introduced
 from sitebus.servers._uvicorn_parting import Parting, Protocol
+from sitebus.servers._uvicorn_patience import ROUNDS, SOON, Lack, Room, lack_of
+from sitebus.servers._uvicorn_polite import FAREWELL, is_running
 from sitebus.servers._uvicorn_protocols import Log
+from sitebus.servers._uvicorn_state import Crowd, State
 from sitebus.servers.arrivals import Arrivals
 from sitebus.servers.looped import LoopServer
 
@@ -73,85 +84,12 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-#: What tells a client that this was the last answer on its connection.
-CLOSE = (b"connection", b"close")
+    from sitebus.sockets import Idle
+
 #: The id that no HTTP/2 stream can pass: all that come are still answered (RFC 9113, 6.8).
 LAST_STREAM = 2**31 - 1
-#: Seconds that a client of WebSocket or HTTP/2 has to hang up when it was told to.
-FAREWELL = 1.0
 #: Seconds that tasks have to end when they are cancelled.
 CUT = 0.4
-
-
-class Crowd(set[Protocol]):
-    """Connections; tells of each that comes, and whenever one leaves."""
-
-    def __init__(
-        self, came: Callable[[Protocol], object], left: Callable[[Protocol], object]
-    ) -> None:
-        super().__init__()
-        self._came = came
-        self._left = left
-
-    def add(self, connection: Protocol) -> None:
-        set.add(self, connection)
-        self._came(connection)
-
-    def discard(self, connection: Protocol) -> None:
-        set.discard(self, connection)
-        self._left(connection)
-
-    # Some look whether they are there, and some do not.
-    remove = discard
-
-
-class _WithoutClose:
-    """Leaves out ``Connection: close`` for the length of a block."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._was = state.closing
-
-    def __enter__(self) -> None:
-        self._say(False)
-
-    def __exit__(self, *_: object) -> None:
-        self._say(self._was)
-
-    def _say(self, closing: bool) -> None:
-        if self._was:
-            self._state.closing = closing
-            self._state.forget_headers()
-
-
-class State(ServerState):
-    """What all connections share."""
-
-    def __init__(self, config: uvicorn.Config, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self.forget_headers()
-        self._config = config
-        self._loop = loop
-        #: Whether responses say that their connection is closed.
-        self.closing = False
-
-    @cached_property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
-        """What is in every response; made anew by the first request of each second."""
-        headers = list(self._config.encoded_headers)
-        if self._config.date_header:
-            now = time.time()
-            headers.insert(0, (b"date", formatdate(now, usegmt=True).encode("ascii")))
-            self._loop.call_later(1 - now % 1, self.forget_headers)
-        if self.closing:
-            headers.append(CLOSE)
-        return headers
-
-    def forget_headers(self) -> None:
-        self.__dict__.pop("default_headers", None)
-
-    def without_close(self) -> _WithoutClose:
-        return _WithoutClose(self)
 
 
 class Server(LoopServer):
@@ -165,6 +103,10 @@ class Server(LoopServer):
         timeout: Seconds a client may be silent.
         name: What this server is called in messages.
         log: What the protocols log to.
+        header_timeout: Seconds from the first byte of a handshake to its end; 0 is any.
+        most: How many connections are open at once; 0 is any.
+        proxied: The numbers of *sockets* whose connections begin with a PROXY header.
+        trusts: Tells by its address who may connect there; everybody, if not given.
     """
 
     def __init__(
@@ -177,6 +119,10 @@ class Server(LoopServer):
         timeout: float,
         name: str,
         log: Log,
+        header_timeout: float = 0.0,
+        most: int = 0,
+        proxied: Collection[int] = (),
+        trusts: Callable[[str | None], bool] | None = None,
     ) -> None:
         super().__init__(loop, sockets)
         self._log = log
@@ -188,19 +134,32 @@ class Server(LoopServer):
         self._crowd = self._state.connections = Crowd(self._came, self._went)
         self._change = asyncio.Event()
         self._over: asyncio.Future[None] = loop.create_future()
-        # Those that were in the middle of a head at the last round, each with its last request.
-        self._halves: dict[Protocol, Any] = {}
+        # Those that something was waited for from at the last round, and since when.
+        self._stuck: dict[Protocol, tuple[Lack, float]] = {}
+        self._room = Room(self._crowd)
         self._round: asyncio.TimerHandle | None = None
-        make: Any = config.http_protocol_class
+        self._keeping: Keeping | None = None
+        kind: Any = config.http_protocol_class
+        self._can_keep = context is None and can_be_kept(kind)
+        make = partial(kind, config=config, server_state=self._state, app_state={}, _loop=loop)
         self.arrivals = Arrivals(
             loop,
             sockets,
-            partial(make, config=config, server_state=self._state, app_state={}, _loop=loop),
+            make,
             context=context,
             backlog=config.backlog,
             timeout=timeout,
             broken=self._break,
             changed=self._tell,
+            introduce=introduced,
+            header_timeout=header_timeout,
+            most=most,
+            inside=self._crowd.__len__,
+            make_room=self._room.make,
+            proxied=proxied,
+            trusts=trusts,
+            log=lambda message, level: log.log(level, message),
+            complain=log.complain,
         )
 
     async def serve(self) -> None:
@@ -226,16 +185,27 @@ class Server(LoopServer):
           asked for when they are told otherwise. So after *linger* its connection is closed when
           nothing is being answered, with a GOAWAY that says what was (RFC 9113, section 6.8). Who
           always has another request on the way gets a GOAWAY for future ones after ``timeout``.
+
+        Where connections are handed on, none of HTTP/1.1 is closed, nor told so: each is given away
+        as soon as it is idle.
         """
         self._linger = linger
-        # New connections read it from there.
-        self._config.timeout_keep_alive = linger  # type: ignore[assignment]
-        self._state.closing = True
-        self._state.forget_headers()
+        if self.hand_on is not None and self._can_keep:
+            self._keeping = Keeping(self.hand_on, self.sockets)
+        else:
+            # New connections read it from there.
+            self._config.timeout_keep_alive = linger  # type: ignore[assignment]
+            self._state.closing = True
+            self._state.forget_headers()
         self.arrivals.close(linger)
+        if self._keeping is not None:
+            for kept in self.arrivals.take_kept():
+                self._keeping.give(kept.door, kept.socket, kept.peer, kept.begun)
         # Those that are being made come to it by themselves.
-        for connection in list(self._crowd):
+        for number, connection in enumerate(list(self._crowd), 1):
             self._part(connection)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
         await self._shut_doors()
         if not self._over.done():
             self._over.set_result(None)
@@ -247,6 +217,19 @@ class Server(LoopServer):
             for each in self.sockets:
                 each.close()
         self.shut.set()
+
+    def adopt(self, found: Sequence[tuple[int, Idle]]) -> None:
+        """Go on with connections that were idle elsewhere (not from the loop)."""
+        for _, each in found:
+            each.socket.setblocking(False)
+        asyncio.run_coroutine_threadsafe(self._adopt(found), self.loop).result()
+
+    async def _adopt(self, found: Sequence[tuple[int, Idle]]) -> None:
+        for door, each in found:
+            if self._can_keep and not self.draining:
+                self.arrivals.keep(each.socket, door, each.peer, each.begun)
+            else:
+                each.socket.close()
 
     def busy(self) -> list[tuple[str, str]]:
         """Answer what is still being served."""
@@ -263,16 +246,18 @@ class Server(LoopServer):
                 wait, connection.timeout_keep_alive_handler
             )
         if self._round is None:
-            self._round = self.loop.call_later(self._timeout, self._give_up)
+            self._round = self._next_round()
         if self._linger is not None:
             # It is only being made now.
             self.loop.call_soon(self._part, connection)
 
     def _went(self, connection: Protocol) -> None:
         # It does not when it was reset.
-        timer = getattr(connection, "timeout_keep_alive_task", None)
-        if timer is not None:
-            timer.cancel()
+        for name in "timeout_keep_alive_task", "head_timer":
+            timer = getattr(connection, name, None)
+            if timer is not None:
+                timer.cancel()
+        self.arrivals.go_on()
         self._change.set()
 
     def _tell(self) -> None:
@@ -282,20 +267,33 @@ class Server(LoopServer):
         if not self._over.done():
             self._over.set_exception(error)
 
-    def _give_up(self) -> None:
-        """Close those who are in the middle of the same head as the last time."""
-        halves = {each: each.scope for each in self._crowd if _is_half(each)}
-        for each in [each for each in halves if self._halves.get(each, each) is halves[each]]:
-            del halves[each]
-            each.transport.close()
-        self._halves = halves
-        again = bool(self._crowd)
-        self._round = self.loop.call_later(self._timeout, self._give_up) if again else None
+    def _look_around(self) -> None:
+        """Give up those who have not got on with something for long enough."""
+        now = self.loop.time()
+        stuck = {}
+        for each in list(self._crowd):
+            lack = lack_of(each)
+            if lack is None:
+                continue
+            before, since = self._stuck.get(each, (None, now))
+            if lack != before:
+                since = now
+            if now - since > self._timeout - SOON:
+                lack.give_up(each)
+            else:
+                stuck[each] = lack, since
+        self._stuck = stuck
+        self._round = self._next_round() if self._crowd else None
+
+    def _next_round(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(self._timeout / ROUNDS, self._look_around)
 
     def _part(self, connection: Protocol) -> None:
         if connection not in self._crowd or connection.transport.is_closing():
             return
-        if hasattr(connection, "cycle"):
+        if self._keeping is not None and can_be_kept(type(connection)):
+            self._keeping.see_off(connection)
+        elif hasattr(connection, "cycle"):
             self._part_from_http(connection)
         elif hasattr(connection, "cycles"):
             self._part_from_http2(connection)
@@ -374,16 +372,11 @@ class Server(LoopServer):
             task.cancel()
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=CUT)
+        self._log.complaints.flush()
 
 
 def _nothing() -> None:
     pass
-
-
-def _is_half(connection: Protocol) -> bool:
-    """Tell whether *connection* has sent the beginning of a request's head."""
-    silent = getattr(connection, "timeout_keep_alive_task", connection) is not None
-    return not silent and hasattr(connection, "cycle") and not is_running(connection.cycle)
 
 
 def _is_established(connection: Protocol) -> bool:

@@ -44,11 +44,16 @@ class Parting:
     def close(self) -> None:
         if self.is_closing():
             return
-        self._is_closing = True
         if self._may_be_spoken_to():
-            self._hear_out()
+            self.part()
         else:
+            self._is_closing = True
             self._transport.close()
+
+    def part(self) -> None:
+        """Say that nothing more comes, and read on until the client has left, for a moment."""
+        self._is_closing = True
+        self._hear_out()
 
     def _may_be_spoken_to(self) -> bool:
         if not hasattr(self._connection, "cycle"):
@@ -60,7 +65,7 @@ class Parting:
     def _hear_out(self) -> None:
         transport = self._transport
         transport.set_protocol(_Listener(self._connection, transport, self._patience))
-        if transport.can_write_eof():
+        if transport.can_write_eof() and not transport.is_closing():
             transport.write_eof()
         # Whatever it was paused for.
         transport.resume_reading()

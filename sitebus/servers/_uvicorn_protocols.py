@@ -13,9 +13,15 @@ from uvicorn.importer import ImportFromStringError, import_from_string
 
 from sitebus.errors import BadServerOption
 from sitebus.servers._uvicorn_mended import ANY_LENGTH, fresh, mended
+from sitebus.servers._uvicorn_polite import INVALID
+from sitebus.servers.complaints import Complaints
 
 if TYPE_CHECKING:
     from sitebus.asgi import ASGIApplication, Receive, Scope, Send
+
+
+#: How uvloop says that nothing can be written to a connection any more.
+_CLOSED = "the handler is closed"
 
 
 async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
@@ -24,7 +30,11 @@ async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def configure(
-    options: Mapping[str, Any], app: ASGIApplication = _nobody, *, max_head: int = 0
+    options: Mapping[str, Any],
+    app: ASGIApplication = _nobody,
+    *,
+    max_head: int = 0,
+    header_timeout: float = 0.0,
 ) -> uvicorn.Config:
     """Answer a loaded configuration.
 
@@ -32,6 +42,7 @@ def configure(
         options: Arguments of `uvicorn.Config`.
         app: The application; it is not called.
         max_head: The longest head of a request in bytes; 0 is any.
+        header_timeout: Seconds from the first byte of a head to its end; 0 is any.
 
     Raises:
         BadServerOption: What implements an option cannot be had.
@@ -53,7 +64,7 @@ def configure(
     )
     config.load()
     _put_inside(config, app)
-    config.http_protocol_class = mended(config.http_protocol_class, max_head)
+    config.http_protocol_class = mended(config.http_protocol_class, max_head, header_timeout)
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = fresh(config.ws_protocol_class)
     return config
@@ -103,15 +114,28 @@ class Log(logging.Logger):
     def __init__(self, log: Callable[[str, int, Any], object], level: int | str) -> None:
         super().__init__("uvicorn.error", level_number(level))
         self._tell = log
+        self.complaints = Complaints(lambda message, level: log(message, level, False))
+
+    def complain(self, kind: str, message: str) -> None:
+        """Tell who was refused, but not of everyone."""
+        if self.isEnabledFor(logging.WARNING):
+            self.complaints.tell(kind, message)
 
     def handle(self, record: logging.LogRecord) -> None:
         """Tell of one record."""
         error = (record.exc_info or (None, None))[1]
         if isinstance(error, asyncio.CancelledError):
             return  # by us; who was still busy is told elsewhere
+        if isinstance(error, RuntimeError) and _CLOSED in str(error):
+            return  # uvloop's word for a client that has left just now
+        if record.msg == INVALID:
+            return  # it is told why, and of whom
         # On one line, whatever a client put into it.
         said = record.getMessage().rstrip().encode("unicode_escape").decode("ascii")
-        self._tell(said, record.levelno, record.exc_info or False)
+        if record.levelno == logging.WARNING and not record.exc_info:
+            self.complaints.tell(record.msg, said)
+        else:
+            self._tell(said, record.levelno, record.exc_info or False)
 
 
 def level_number(level: int | str) -> int:

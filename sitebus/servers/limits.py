@@ -51,6 +51,8 @@ class _Counted:
         except BodyTooLarge:
             if self._started:
                 raise
+        # It may have kept that to itself.
+        if self._left < 0 and not self._started:
             await _refuse(self._send)
 
     async def _receive_some(self) -> Message:

@@ -10,7 +10,10 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sitebus.servers.hosting import Leave
 
 
 class LoopServer:
@@ -29,6 +32,8 @@ class LoopServer:
         self.shut = threading.Event()
         self.draining = False
         self.for_good = False
+        #: Is given idle connections in a drain, by those who hand over.
+        self.hand_on: Leave | None = None
         self._up = False
         self._task: asyncio.Task[None] | None = None
 
@@ -71,10 +76,11 @@ class LoopServer:
         self.drain(0.0)
         self.finish(1.0)
 
-    def drain(self, linger: float, *, for_good: bool = False) -> None:
+    def drain(self, linger: float, *, for_good: bool = False, leave: Leave | None = None) -> None:
         """Accept nothing more and answer the rest; ``drained`` is set when all have left."""
         if not self.draining:
             self.for_good = for_good
+            self.hand_on = leave
             self.draining = True
             self._call(lambda: self.leave(linger))
 

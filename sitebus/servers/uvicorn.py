@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sitebus.errors import BadServerOption, CannotAccept
+from sitebus.servers.connections import most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.native import of_signature, read
 
@@ -67,6 +68,8 @@ class UvicornServer(SiteServer):
     abilities: ClassVar[Abilities] = Abilities(
         ("asgi",),
         websocket=True,
+        hand_over=True,
+        proxy_protocol=True,
         note="WebSocket needs websockets or wsproto; HTTP/2 needs zttp and uvicorn.http2 = yes.",
     )
 
@@ -77,7 +80,9 @@ class UvicornServer(SiteServer):
         from sitebus.servers.limits import limited
 
         app = limited(self.face("asgi"), self.max_body)
-        config = configure(self._options(), app, max_head=self.max_header)
+        config = configure(
+            self._options(), app, max_head=self.max_header, header_timeout=self.header_timeout
+        )
         log = Log(self.bus.log, self.native.get("log_level", "warning"))
         return Server(
             self.bus.loop,
@@ -87,7 +92,14 @@ class UvicornServer(SiteServer):
             timeout=self.timeout,
             name=f"uvicorn {self.name}",
             log=log,
+            header_timeout=self.header_timeout,
+            most=most_connections(self.max_connections),
+            proxied=self.proxied_doors,
+            trusts=self._trusts if self.trusted_proxies else None,
         )
+
+    def _trusts(self, host: str | None) -> bool:
+        return (host or "") in self.trusted_proxies
 
     def _copies(self) -> list[socket.socket]:
         with ExitStack() as made:

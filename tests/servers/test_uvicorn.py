@@ -20,8 +20,8 @@ from websockets.sync.client import connect as open_websocket
 from sitebus.errors import EX_CONFIG, BadServerOption, SitebusError, UnknownNativeOption
 from sitebus.process import Engine
 from sitebus.servers import find
-from sitebus.servers._uvicorn import State
 from sitebus.servers._uvicorn_protocols import configure
+from sitebus.servers._uvicorn_state import State
 from sitebus.servers.uvicorn import RESERVED, UvicornServer
 from tests.helpers import wait_for
 from tests.servers.client import Client
@@ -47,7 +47,8 @@ def test_it_is_found_by_its_name() -> None:
 @pytest.mark.parametrize("http", PARSERS)
 def test_native_options_arrive(host: Host, connect: Connect, http: str) -> None:
     """Said as text, as a configuration file has them."""
-    server = host(native={"http": http, "date_header": "no", "headers": [("X-Shelf", "3")]})
+    native = {"http": http, "date_header": "no", "headers": [("X-Shelf", "3")]}
+    server = host(native=native, server_header="sitebus")
     client = connect(server)
     client.ask()
     head = begin(client).headers
@@ -513,10 +514,10 @@ def test_what_cannot_listen_is_told_at_the_start(
 ) -> None:
     """And nothing is left of it."""
 
-    async def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    monkeypatch.setattr(engine.loop, "create_server", full)
+    monkeypatch.setattr(engine.loop, "add_reader", full)
     with pytest.raises(OSError, match="Too many open files"):
         host()

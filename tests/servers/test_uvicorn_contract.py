@@ -570,3 +570,167 @@ def test_what_is_mended_in_a_websocket_is_still_broken() -> None:
         assert bench.transport.written == b""
 
     run(story)
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_a_cycle_tells_its_protocol_when_it_is_complete(http: str) -> None:
+    """By what the protocol had when the request began; connections are given away then."""
+    told: list[bytes] = []
+
+    async def story() -> None:
+        bench = Bench(http)
+        protocol = bench.protocol
+        before = protocol.on_response_complete
+
+        def completed() -> None:
+            before()
+            told.append(bench.transport.written)
+
+        protocol.on_response_complete = completed
+        await bench.ask()
+        assert protocol.cycle.on_response is not before
+        assert told
+        assert told[0].endswith(b"hello")
+        bench.end()
+
+    run(story)
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_nothing_is_sent_to_one_who_is_forgotten(http: str) -> None:
+    """And its application is told."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((await receive())["type"])
+        await hello(scope, receive, send)
+
+    async def story() -> None:
+        bench = Bench(http, app)
+        protocol = bench.protocol
+        await bench.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        assert protocol.flow.read_paused is False
+        assert protocol.cycle.waiting_for_100_continue is False
+        protocol.cycle.disconnected = True
+        protocol.cycle.message_event.set()
+        await bench.settle()
+        assert seen == ["http.disconnect"]
+        assert not bench.transport.written
+        bench.end()
+
+    run(story)
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+def test_who_the_client_is_is_read_for_each_request(http: str) -> None:
+    """It may be told after the connection was made."""
+
+    async def story() -> None:
+        bench = Bench(http)
+        assert bench.protocol.client is None
+        assert bench.protocol.server is None
+        bench.protocol.client = ("192.0.2.1", 1)
+        await bench.ask()
+        assert bench.protocol.cycle.scope["client"] == ("192.0.2.1", 1)
+        bench.end()
+
+    run(story)
+
+
+def test_httptools_calls_for_every_field() -> None:
+    """Also for those behind a body, which are put among the header; what is raised stops it."""
+
+    async def story() -> None:
+        bench = Bench("httptools")
+        protocol = bench.protocol
+        await bench.ask(
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n"
+        )
+        assert protocol.headers is protocol.cycle.scope["headers"]
+        assert (b"x", b"y") in protocol.headers
+        assert protocol.url == b"/"
+        bench.end()
+
+    run(story)
+
+
+@pytest.mark.parametrize("method", ["on_header", "on_headers_complete"])
+def test_what_is_raised_while_httptools_parses_is_a_refusal(method: str) -> None:
+    import httptools
+
+    class Told:
+        pass
+
+    def refuse(*_: object) -> None:
+        raise LookupError
+
+    told = Told()
+    setattr(told, method, refuse)
+    with pytest.raises(httptools.HttpParserError):
+        httptools.HttpRequestParser(told).feed_data(REQUEST)
+
+
+def test_h11_is_asked_for_events_by_name() -> None:
+    """Its class may be another, and its lines before chunks are its own."""
+    import h11
+    from h11._receivebuffer import ReceiveBuffer
+
+    lines: list[bytes] = []
+    events: list[Any] = []
+
+    class Lines(ReceiveBuffer):
+        def maybe_extract_next_line(self) -> bytearray | None:
+            line = super().maybe_extract_next_line()
+            lines.append(bytes(line or b""))
+            return line
+
+    class Noting(h11.Connection):
+        def next_event(self) -> Any:
+            events.append(super().next_event())
+            return events[-1]
+
+    async def story() -> None:
+        bench = Bench("h11")
+        conn = bench.protocol.conn
+        conn.__class__ = Noting
+        conn._receive_buffer.__class__ = Lines
+        assert conn.their_state is h11.IDLE
+        await bench.ask(
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a\r\nx\r\n0\r\n\r\n"
+        )
+        assert conn.trailing_data[0] == b""
+        bench.end()
+
+    run(story)
+    assert isinstance(events[0], h11.Request)
+    assert lines == [b"1;a\r\n", b"0\r\n"]
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_a_transport_that_aborts_shuts_nothing_down(kind: str) -> None:
+    """Whoever else has a descriptor of the connection goes on with it."""
+    import os
+    import socket
+
+    if kind == "uvloop":
+        loop = pytest.importorskip("uvloop").new_event_loop()
+    else:
+        loop = asyncio.new_event_loop()
+    ours, theirs = socket.socketpair()
+
+    async def story() -> None:
+        ours.setblocking(False)
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
+        kept = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        with kept:
+            kept.setblocking(False)
+            transport.abort()
+            await asyncio.sleep(0.01)
+            kept.send(b"still here")
+            assert theirs.recv(100) == b"still here"
+            theirs.send(b"so am I")
+            assert kept.recv(100) == b"so am I"
+
+    with theirs:
+        loop.run_until_complete(story())
+    loop.close()

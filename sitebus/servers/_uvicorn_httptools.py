@@ -1,0 +1,213 @@
+"""What is mended in `HttpToolsProtocol`; see `sitebus.servers._uvicorn_mended`."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sitebus.servers._uvicorn_polite import BLANK, TOO_LONG, Polite, head_of
+from sitebus.servers._uvicorn_strict import (
+    SINGLE,
+    SPOKEN,
+    WATCHED,
+    Refusal,
+    check_single,
+    check_together,
+    checked,
+    parts_of,
+    with_host,
+)
+
+_SLASH = 47
+#: The parser takes another protocol's first line for ours.
+_STRANGER = re.compile(rb"(?:\A|\n)[A-Z]+ [^ \r\n]+ RTSP/")
+#: What may be between the pieces of a body: so much, and so much more for each byte of it.
+_OVERHEAD, _OVERHEAD_EACH = 64 << 10, 8
+_TOO_MUCH_BETWEEN = "The body has more between its chunks than in them."
+
+
+class _Unsaid(int):
+    """A length that nobody said: whatever comes is neither too much nor too little."""
+
+    def __lt__(self, _other: int) -> bool:
+        return False
+
+    def __sub__(self, _other: int) -> _Unsaid:
+        return self
+
+
+def mend(kind: Any, most: int) -> Any:  # noqa: C901 - that of five methods
+    receive, complete = kind.data_received, kind.on_message_complete
+    begin, take = kind.on_headers_complete, kind.on_body
+
+    class Mended(_Counting, kind):  # type: ignore[misc]
+        def data_received(self, data: bytes) -> None:
+            cycle = self.cycle
+            in_body = cycle is not None and cycle.more_body
+            if in_body:
+                self.pieces += 1
+                if self.has_too_much_between(len(data)):
+                    self.send_400_response(_TOO_MUCH_BETWEEN)
+                    return
+            # Most come whole: those are not looked at.
+            elif (self.head or len(data) > most) and self.is_refused(data, most):
+                return
+            elif b" RTSP/" in data and _STRANGER.search(data):
+                self.refusal = Refusal(505, SPOKEN)
+                self.send_400_response(SPOKEN)
+                return
+            receive(self, data)
+            now = self.cycle
+            if now is cycle or self.scope is not now.scope:
+                self.have_part(data, cycle, in_body)
+            elif self.head:
+                self.head = 0
+                self.end_head()
+            if now is not None and not now.keep_alive and now.scope["http_version"] == "1.0":
+                now.chunked_encoding = False
+                now.expected_content_length = _Unsaid()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            name = name.lower()
+            if name in WATCHED:
+                value = self.watch(name, value)
+            self.headers.append((name, value))
+
+        def on_headers_complete(self) -> None:
+            version = self.parser.get_http_version()
+            seen = self.seen
+            is_plain = b"host" in seen and len(seen) == 1 and self.url[0] == _SLASH
+            if not is_plain or version != "1.1" or b"#" in self.url:
+                self.check_head(version)
+            begin(self)
+            if b"transfer-encoding" in seen:
+                # What comes behind the body is none of the head's.
+                self.headers = list(self.headers)
+            seen.clear()
+            self.given = self.taken = 0
+
+        def on_body(self, body: bytes) -> None:
+            self.given += len(body)
+            take(self, body)
+
+        def on_message_complete(self) -> None:
+            cycle = self.cycle
+            if cycle is not None and cycle.response_complete:
+                cycle.more_body = False
+            else:
+                complete(self)
+
+    return Mended
+
+
+class _Counting(Polite):
+    """Counts how much has come of a head that is not complete, and watches what it says."""
+
+    scope: Any
+    headers: Any
+    parser: Any
+    pipeline: Any
+    url: bytes
+    expect_100_continue: bool
+    ws_protocol_class: Any
+    head = 0
+    #: Its end, where the end of all may begin.
+    tail = b""
+    #: How much came after the head, and how much of that was the body itself.
+    taken = given = 0
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        #: What the head says that is watched.
+        self.seen: dict[bytes, bytes] = {}
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Tell whether it is between two requests, and nothing of the next was read."""
+        cycle = self.cycle
+        if cycle is None:
+            return self.scope is None
+        is_answered = cycle.response_complete and not cycle.more_body
+        return is_answered and self.scope is cycle.scope and not (self.pipeline or self.is_deaf)
+
+    def watch(self, name: bytes, value: bytes) -> bytes:
+        """Answer the *value* of a field that matters, if it is good."""
+        cycle = self.cycle
+        if cycle is not None and self.scope is cycle.scope:
+            return value  # of a trailer
+        try:
+            if name in SINGLE:
+                check_single(name, self.seen)
+            value = checked(name, value)
+        except Refusal as refusal:
+            self.refusal = refusal
+            raise
+        self.seen[name] = value
+        return value
+
+    def check_head(self, version: str) -> None:
+        try:
+            seen = self.seen
+            check_together(version, seen)
+            target, host = parts_of(self.parser.get_method(), self.url)
+            is_upgrade = self.parser.should_upgrade() and self._get_upgrade() != b"websocket"
+            if is_upgrade and seen.keys() & {b"content-length", b"transfer-encoding"}:
+                raise Refusal(501, "A request with a body cannot change the protocol here.")
+        except Refusal as refusal:
+            self.refusal = refusal
+            raise
+        if host is not None:
+            self.url = target
+            self.headers[:] = with_host(self.headers, host)
+        # Said by one who does not know what it means.
+        self.expect_100_continue = (
+            version != "1.0" and seen.get(b"expect", b"").lower() == b"100-continue"
+        )
+
+    def _should_upgrade(self) -> bool:
+        if self.parser.get_method() == b"CONNECT":
+            self.refusal = Refusal(405, "This server is no proxy.")
+            raise self.refusal
+        return bool(super()._should_upgrade())  # type: ignore[misc]
+
+    def _get_upgrade(self) -> bytes | None:
+        upgrade: bytes | None = super()._get_upgrade()  # type: ignore[misc]
+        return upgrade
+
+    def is_refused(self, data: bytes, most: int) -> bool:
+        """Refuse *data* which makes a head too long."""
+        if self.is_deaf:
+            return True
+        tail = self.tail if self.head else b""
+        is_too_long = self.head - len(tail) + head_of(tail + data) > most
+        if is_too_long:
+            self.head = max(1, self.head)
+            self.send_400_response(TOO_LONG)
+        return is_too_long
+
+    def has_too_much_between(self, size: int) -> bool:
+        """Count *size* more bytes; tell whether too few of all belong to the body."""
+        self.taken += size
+        # What has just come is not parsed yet.
+        return self.taken - size > _OVERHEAD + _OVERHEAD_EACH * self.given
+
+    def have_part(self, data: bytes, before: Any, in_body: bool) -> None:
+        """Take note of *data* that ended in the middle of something."""
+        now = self.cycle
+        if self.scope is not (None if now is None else now.scope):
+            begin = data.rfind(BLANK)
+            if begin >= 0:
+                self.head = max(1, len(data) - begin - len(BLANK))
+            elif in_body:
+                self.head = 1  # some of it was the body's
+            else:
+                self.head += len(data)
+            self.tail = data[-min(3, self.head) :]
+            self.begin_head()
+        else:
+            self.head = 0
+        if self.is_deaf:
+            self.head = 1  # for is_refused
+            self.end_head()
+        elif now is before and in_body and now.response_complete:
+            self.wait_again()

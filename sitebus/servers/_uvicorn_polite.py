@@ -1,0 +1,122 @@
+"""What uvicorn's protocols for HTTP/1.1 are taught, whatever parses; see `_uvicorn_mended`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sitebus.servers._uvicorn_parting import Parting
+from sitebus.servers._uvicorn_strict import Refusal
+
+#: Seconds that a client has to hang up when it was told its last.
+FAREWELL = 1.0
+
+BLANK = b"\r\n\r\n"
+TOO_LONG = "The head of the request is too long."
+#: As uvicorn says it, whatever the reason.
+INVALID = "Invalid HTTP request received."
+_LATE = "The head of the request did not come in time."
+
+
+def is_running(cycle: Any) -> bool:
+    """Tell whether a connection's request is still being answered."""
+    return cycle is not None and not cycle.response_complete
+
+
+def head_of(data: bytes) -> int:
+    """Answer how much of *data* is of the head that it begins with."""
+    end = data.find(BLANK)
+    return end if end >= 0 else len(data)
+
+
+class Polite:
+    """What all of them have in common; the rest is uvicorn's."""
+
+    cycle: Any
+    connections: Any
+    transport: Any
+    flow: Any
+    loop: Any
+    logger: Any
+    client: Any
+    server_state: Any
+    timeout_keep_alive: float
+    timeout_keep_alive_task: Any
+    timeout_keep_alive_handler: Any
+    #: Seconds from the first byte of a head to its end; 0 is any.
+    header_timeout = 0.0
+    #: Runs while part of a head is there.
+    head_timer: Any = None
+    #: Why the parser was made to stop.
+    refusal: Refusal | None = None
+    #: How many pieces of bodies have come.
+    pieces = 0
+    #: Whether the rest is nothing that could be answered.
+    is_deaf = False
+
+    def send_400_response(self, msg: str) -> None:
+        self.send_away(self.refusal or Refusal(400, msg))
+
+    def send_away(self, refusal: Refusal) -> None:
+        """Answer what is not served, unless that would be in the middle of another answer."""
+        self.end_head()
+        kind = f"{refusal.status} {refusal.phrase}"
+        self.logger.complain(kind, f"Refused a request from {self.who}: {kind}. {refusal.why}")
+        cycle = self.cycle
+        if not is_running(cycle):
+            self.say_last(refusal)
+        elif not cycle.more_body:
+            # A later request is at fault: those before it are answered.
+            cycle.keep_alive = False
+            self.is_deaf = True
+        elif cycle.response_started or getattr(self, "pipeline", None):
+            self.forget(cycle)
+            self.transport.close()
+        else:
+            self.forget(cycle)
+            self.say_last(refusal)
+
+    def forget(self, cycle: Any) -> None:
+        """Tell an application, and all that it still sends, that nobody listens any more."""
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+    def say_last(self, refusal: Refusal) -> None:
+        self.is_deaf = True
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+        transport = self.transport
+        transport.write(refusal.answer(self.server_state.default_headers))
+        if not isinstance(transport, Parting):
+            self.transport = transport = Parting(self, FAREWELL, lambda: None)
+        transport.part()
+
+    @property
+    def who(self) -> str:
+        return self.client[0] if self.client else "a unix socket"
+
+    def begin_head(self) -> None:
+        """Be told that part of a head is there."""
+        if self.head_timer is None and self.header_timeout:
+            self.head_timer = self.loop.call_later(self.header_timeout, self.give_up_head)
+
+    def end_head(self) -> None:
+        if self.head_timer is not None:
+            self.head_timer.cancel()
+            self.head_timer = None
+
+    def give_up_head(self) -> None:
+        self.head_timer = None
+        if self.flow.read_paused:
+            self.begin_head()  # it is we who do not read on
+        elif not (self.is_deaf or self.transport.is_closing()):
+            self.send_away(Refusal(408, _LATE))
+
+    def wait_again(self) -> None:
+        """Wait for the rest of a body, or for another request, as after the answer."""
+        # It may have become a WebSocket meanwhile, or a lost one.
+        is_open = self in self.connections and not self.transport.is_closing()
+        if is_open and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )

@@ -1,0 +1,141 @@
+"""What a request may say before its body, for parsers that let through what others read otherwise.
+
+Pure: what a parser has found goes in, and a `Refusal` is raised or it goes out as applications are
+to see it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from http import HTTPStatus
+
+#: Visible in a text: neither CR, LF, NUL nor other controls (RFC 9110, section 5.5).
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+#: In the lines of a head: an end that is none, or a line that continues the one before.
+_STRANGE_LINE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0|\r\n[ \t]")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-fv:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]{0,5})?")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
+_NUMBER = re.compile(rb"[0-9]{1,18}")
+
+#: Fields that say where a request is meant to go, or where it ends.
+WATCHED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+#: Fields of which two would be a choice.
+SINGLE = WATCHED - {b"expect"}
+
+SPOKEN = "This server speaks HTTP/1.1 and HTTP/1.0."
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class Refusal(Exception):
+    """A request that gets an answer and no application.
+
+    Args:
+        status: The status of the answer.
+        why: One sentence, for the client and for the log; nothing that a client wrote.
+    """
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(status, why)
+        self.status = status
+        self.why = why
+
+    def answer(self, fields: Fields) -> bytes:
+        """Answer the whole answer, with *fields* besides its own."""
+        body = self.why.encode("ascii")
+        own = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        others = [each for each in fields if each[0].lower() != b"connection"]
+        lines = b"".join(b"%b: %b\r\n" % each for each in others + own)
+        phrase = self.phrase.encode("ascii")
+        return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (self.status, phrase, lines, body)
+
+    @property
+    def phrase(self) -> str:
+        return HTTPStatus(self.status).phrase
+
+
+@lru_cache(maxsize=512)
+def is_host(value: bytes) -> bool:
+    """Tell whether *value* can be the name or address, and port, of a server."""
+    return _HOST.fullmatch(value) is not None and _BAD_ESCAPE.search(value) is None
+
+
+def checked(name: bytes, value: bytes) -> bytes:
+    """Answer the *value* of one of `WATCHED`, which is good by itself."""
+    value = value.strip(b" \t")
+    if name == b"host":
+        if not is_host(value):
+            raise Refusal(400, "The Host is not a name or an address.")
+    elif name == b"content-length":
+        if not _NUMBER.fullmatch(value):
+            raise Refusal(400, "The Content-Length is not a number.")
+    elif name == b"transfer-encoding" and value.lower() != b"chunked":
+        raise Refusal(501, "The only Transfer-Encoding that this server knows is chunked.")
+    return value
+
+
+def check_together(version: str, seen: dict[bytes, bytes]) -> None:
+    """Check the fields of `WATCHED` that a request has, and its *version*."""
+    if version not in ("1.1", "1.0"):
+        raise Refusal(505, SPOKEN)
+    if b"host" not in seen and version == "1.1":
+        raise Refusal(400, "The request has no Host.")
+    if b"transfer-encoding" in seen:
+        if b"content-length" in seen:
+            raise Refusal(400, "The request has both a Transfer-Encoding and a Content-Length.")
+        if version == "1.0":
+            raise Refusal(400, "HTTP/1.0 knows no Transfer-Encoding.")
+
+
+def parts_of(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+    """Answer path and query of a *target*, and the host that it names, if any."""
+    if method == b"CONNECT":
+        raise Refusal(405, "This server is no proxy.")
+    host = None
+    if target[:1] != b"/" and not (method == b"OPTIONS" and target == b"*"):
+        known = _ABSOLUTE.fullmatch(target)
+        if known is None:
+            raise Refusal(400, "The target of the request is neither a path nor a URL.")
+        host = known[1]
+        if not is_host(host) or host[:1] == b":":
+            raise Refusal(400, "The target of the request has no valid host.")
+        target = known[2] if known[2][:1] == b"/" else b"/" + known[2]
+    if b"#" in target:
+        raise Refusal(400, "The target of the request has a fragment.")
+    return target, host
+
+
+def with_host(fields: Fields, host: bytes) -> Fields:
+    """Answer *fields* with the host that a target has named (RFC 9112, section 3.2.2)."""
+    return [(b"host", host), *(each for each in fields if each[0] != b"host")]
+
+
+def check_lines(head: bytes) -> None:
+    """Check the ends of the lines of a *head*, as far as it has come."""
+    if _STRANGE_LINE.search(head):
+        raise Refusal(400, "A line ends in something else than CR and LF, or goes on in the next.")
+
+
+def check_fields(fields: Fields) -> Fields:
+    """Answer *fields*, with names in small letters, as `checked` has them."""
+    seen: set[bytes] = set()
+    good = []
+    for name, value in fields:
+        if CONTROL.search(value):
+            raise Refusal(400, "A field has a character that no text has.")
+        if name in SINGLE:
+            check_single(name, seen)
+            seen.add(name)
+        good.append((name, checked(name, value) if name in WATCHED else value))
+    return good
+
+
+def check_single(name: bytes, seen: set[bytes] | dict[bytes, bytes]) -> None:
+    if name in seen:
+        raise Refusal(400, "A field that may be there once is there twice.")
