@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -228,3 +229,18 @@ def test_importing_brings_no_strangers_module(imported: dict[str, list[str]]) ->
 def test_importing_starts_nothing(imported: dict[str, list[str]], trace: str) -> None:
     """An import must not change the process that does it."""
     assert imported[trace] == []
+
+
+def test_no_pattern_relies_on_possessive_quantifiers() -> None:
+    """CPython before 3.11.5 lets through what they should not match (issues 101955, 106052)."""
+    sets = re.compile(rb"\[(?:\\.|[^\]\\])+\]")
+    greedy = re.compile(rb"(?:(?<!\()\)|[\]}.])[*+?]\+|\}\+|\(\?>")
+    found = []
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            value = node.value if isinstance(node, ast.Constant) else None
+            text = value.encode() if isinstance(value, str) else value
+            is_pattern = isinstance(text, bytes) and b" " not in text.replace(b"[ \\t]", b"")
+            if isinstance(text, bytes) and is_pattern and greedy.search(sets.sub(b"[]", text)):
+                found.append(f"{file.name}:{node.lineno} {value!r}")  # type: ignore[attr-defined]
+    assert not found

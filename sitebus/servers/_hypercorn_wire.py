@@ -24,7 +24,7 @@ from sitebus.servers.chunks import Chunks
 _REASONS = {each.value: each.phrase.encode() for each in HTTPStatus}
 #: What a client begins with that speaks HTTP/2 without asking (RFC 9113, section 3.4).
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\n"
-_ORIGIN = re.compile(rb"[a-z]++://[^/?]*+", re.IGNORECASE)
+_ORIGIN = re.compile(rb"[a-z]+://[^/?]*", re.IGNORECASE)
 
 
 class Wire(h11.Connection):

@@ -19,7 +19,7 @@ from sitebus.servers._cheroot_head import PHRASES, Head, Refusal, find_end, read
 from sitebus.servers.chunks import Chunks
 from sitebus.servers.waiting import NEVER
 
-_EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
+_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
 
 
 class Refused:

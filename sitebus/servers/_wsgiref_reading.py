@@ -20,7 +20,7 @@ from sitebus.servers.connections import LONGEST_WAIT
 #: A line that begins a chunk is no longer, nor is what follows the last one; bytes.
 LONGEST_LINE = 16 << 10
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _UNREAD = "all of its request was read"
 
 

@@ -13,13 +13,13 @@ from sitebus.errors import BadChunks, BodyTooLarge
 #: The longest line before a chunk, and what extensions and trailers may take in all; bytes.
 LONGEST_LINE, MOST_EXTRAS = 1024, 16 << 10
 
-_NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_QUOTED = rb'"(?:[\t\x20!#-\[\]-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = rb'"(?:[\t\x20!#-\[\]-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _SIZE = re.compile(
-    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?+)*+)"
+    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*)"
     % (_NAME, _NAME, _QUOTED)
 )
-_TRAILER = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+" % _NAME)
+_TRAILER = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*" % _NAME)
 
 
 class Chunks:

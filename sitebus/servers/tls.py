@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import ssl
 
 
+#: Ciphers of TLS 1.2 whose recorded traffic stays secret when the key is lost later.
+_SECRET_LATER = ("ECDHE-", "DHE-")
+
+
 class TLS(NamedTuple):
     """The files of one certificate.
 
@@ -58,8 +62,9 @@ class TLS(NamedTuple):
             raise BadCertificate(self.certificate, key, reason) from error
         if self.client_ca is not None:
             _load_authority(context, self.client_ca)
-            asked = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL}
-            context.verify_mode = asked[self.client]
+            # Whatever else is said, nobody comes in without one.
+            optional = self.client == "optional"
+            context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
         return context
 
 
@@ -82,6 +87,11 @@ def _context() -> ssl.SSLContext:
     # to negotiate again costs a server more than a client.
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    # Of those that the system permits: some Pythons leave it all to OpenSSL, which permits more.
+    known = [cipher["name"] for cipher in context.get_ciphers()]
+    secret = [name for name in known if name.startswith(_SECRET_LATER) and "-PSK-" not in name]
+    if secret:  # else nothing but TLS 1.3 is permitted, whose ciphers are all like this
+        context.set_ciphers(":".join(secret))
     return context
 
 
