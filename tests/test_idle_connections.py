@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -123,6 +124,51 @@ def test_too_few_descriptors_lose_what_does_not_fit_and_mix_up_nothing(
     assert sum(map(bool, told.values())) == len(arrived)
 
 
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_without_descriptors_a_few_make_room_for_the_others(
+    pairs: list[tuple[socket.socket, socket.socket]], free: int
+) -> None:
+    """A restart may be what somebody tries against the shortage."""
+    rows = [Idle(each, HERE, ("host", at)) for at, each in enumerate(connect(pairs, 10))]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_descriptors()) + 4, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                fillers.append(os.dup(rows[0].socket.fileno()))
+        for _ in range(free):
+            os.close(fillers.pop())
+        fd = pack(rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in fillers:
+            os.close(each)
+    arrived = unpack(fd)
+    assert [each.peer for each in arrived] == [("host", at) for at in range(7)]
+    for idle in arrived:
+        idle.socket.close()
+    assert all(client.recv(1) == b"" for client, _ in pairs)
+
+
+def test_no_connection_ever_blocks_on_its_way(
+    pairs: list[tuple[socket.socket, socket.socket]],
+) -> None:
+    """The flag is shared: one that clears it has a loop in another process hang in a read."""
+    (connection,) = connect(pairs)
+    connection.setblocking(False)
+    witness = os.dup(connection.fileno())
+    try:
+        fd = pack([Idle(connection, HERE)])
+        assert not os.get_blocking(witness)
+        (idle,) = unpack(fd)
+        assert not os.get_blocking(witness)
+        with idle.socket, idle.socket.dup():
+            assert not os.get_blocking(witness)
+    finally:
+        os.close(witness)
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -184,6 +230,21 @@ def test_they_are_found_by_the_address_that_they_came_by(
         idle.socket.close()
     successor.close()
     assert pairs[0][0].recv(1) == b""
+
+
+def test_those_that_nobody_adopts_are_counted_and_closed(
+    pairs: list[tuple[socket.socket, socket.socket]],
+) -> None:
+    """Whether they were looked at or not: their clients would wait for an answer."""
+    sockets = Sockets({})
+    for each in connect(pairs, 3):
+        sockets.leave(Idle(each, HERE))
+    with sockets.hand_down() as legacy_:
+        successor = Sockets(dict(legacy_.environ))
+        assert successor.close_idle() == 3
+        assert successor.close_idle() == 0
+        legacy_.fds.clear()  # they were the successor's
+    assert all(client.recv(1) == b"" for client, _ in pairs)
 
 
 def test_those_left_for_an_exec_that_does_not_come_are_closed(

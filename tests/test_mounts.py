@@ -232,6 +232,7 @@ def test_a_proxys_port_is_not_where_anybody_listens(speech: str) -> None:
     inside = real._replace(server=("127.0.0.1", 9000))
     told = ask(site.wsgi, "/", "host", SERVER_PORT="443", **{CONNECTION: inside})
     assert told.text.startswith("inner")
+    site.crossing.close()
 
 
 def test_a_host_with_mounts_answers_for_itself() -> None:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from sitebus.servers.hosting import Leave
     from sitebus.sockets import Idle
+    from sitebus.sockets.networks import Networks
 
 Log = Callable[[str, int, bool], object]
 
@@ -78,10 +79,12 @@ class HTTPServer(wsgi.Server):
         tls: The context when the doors speak TLS.
         log: Is told, as ``log(message, level, traceback)``, what cheroot would write to stderr.
         header_timeout: Seconds from the first byte of a request to the end of its head; 0 is any.
-        min_rate: Bytes a second that a body must come in at least; 0 is any.
+        min_rate: Bytes a second that a body must come in at least, and a response be taken; 0 is
+            any.
         max_connections: How many are open at once; 0 is any.
         max_waiting: How many requests may wait for a thread before newcomers are sent away.
         proxied: The numbers of *doors* whose connections begin with a PROXY header.
+        trusted: Who may connect to those, "" for a unix socket; anybody if it is empty.
         roll: Holds the identifiers of the threads that run the application.
         tell: Is told, by name of a channel, when such a thread begins and ends.
     """
@@ -104,6 +107,7 @@ class HTTPServer(wsgi.Server):
         max_connections: int = 0,
         max_waiting: int = sys.maxsize,
         proxied: Collection[int] = (),
+        trusted: Networks | tuple[str, ...] = (),
         roll: set[int] | None = None,
         tell: Callable[[str], object] | None = None,
     ) -> None:
@@ -114,6 +118,7 @@ class HTTPServer(wsgi.Server):
         self._max_waiting = max_waiting
         self._doors = tuple(doors)
         self._leave: Leave | None = None
+        self._trusted = trusted
         self._proxied = frozenset(doors[number] for number in proxied)
         self._log = log
         self.complaints = Complaints(lambda message, level: log(message, level, False))
@@ -185,17 +190,20 @@ class HTTPServer(wsgi.Server):
         With *leave* connections stay open, and each is given to it once nobody serves it, with what
         was read of its next request.
         """
-        self._leave = leave
+        if not self.draining:
+            self._leave = leave
         give = None if leave is None else partial(self._give, leave)
         self._keeper.drain(linger, for_good=for_good, give=give)
 
     def adopt(self, found: Iterable[tuple[int, Idle]]) -> None:
         """Go on with connections that another server had, each with the number of its door."""
-        for number, idle in found:
-            idle.socket.settimeout(0)
-            connection = Connection(self, idle.socket, self._doors[number], idle.peer)
-            connection.resume(idle.begun)
-            self._keeper.adopt(connection, has_begun=bool(idle.begun))
+        self._keeper.adopt(self._resumed(number, idle) for number, idle in found)
+
+    def _resumed(self, number: int, idle: Idle) -> tuple[Connection, bool]:
+        idle.socket.settimeout(0)
+        connection = Connection(self, idle.socket, self._doors[number], idle.peer)
+        connection.resume(idle.begun)
+        return connection, bool(idle.begun)
 
     def _give(self, leave: Leave, connection: Connection) -> bool:
         if not connection.is_plain:
@@ -234,7 +242,7 @@ class HTTPServer(wsgi.Server):
 
     @property
     def can_add_keepalive_connection(self) -> bool:
-        return not self._keeper.draining or self._leave is not None
+        return not self._keeper.draining or (self._leave is not None and not self._finished)
 
     def connection_closed(self, connection: Connection) -> None:
         self._keeper.gone(connection)
@@ -253,6 +261,13 @@ class HTTPServer(wsgi.Server):
 
     def _welcome(self, door: Door, accepted: socket.socket, peer: Any) -> Connection:
         if door in self._proxied:
+            who = peer[0] if isinstance(peer, tuple) else ""
+            if self._trusted and who not in self._trusted:
+                said = who or f"a client of {door.name}"
+                self.complaints.tell(
+                    "PROXY header", f"Refused a connection from {said}, who is no trusted proxy"
+                )
+                raise ConnectionRefusedError(said)
             # TLS begins behind it.
             return Connection(self, accepted, door, peer, proxy_protocol.Reader())
         if self.ssl_adapter is not None:
@@ -286,7 +301,7 @@ class HTTPServer(wsgi.Server):
 
     def _goes_on(self, connection: Connection, how: Next) -> None:
         if how is Next.STAY:
-            if connection.has_more():
+            if connection.has_more() and not self._leaves(connection):
                 self.requests.put(connection)
             else:
                 self._keeper.park(connection)
@@ -299,6 +314,11 @@ class HTTPServer(wsgi.Server):
             self._keeper.part(connection)
         else:
             connection.close()
+
+    def _leaves(self, connection: Connection) -> bool:
+        """Tell whether what *connection* has said already is for who serves next."""
+        # Else one that never waits for answers would be served until nobody has the time any more.
+        return self._leave is not None and connection.is_plain
 
 
 def _environ(server_header: str, threads: int) -> dict[str, Any]:

@@ -16,7 +16,14 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from sitebus.errors import BadChunks, BadProxyHeader, BodyTooLarge, BodyTooSlow
+from sitebus.errors import (
+    BadChunks,
+    BadProxyHeader,
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    ResponseBroken,
+)
 from sitebus.servers import _cheroot_head as heads
 from sitebus.servers import client_certs, proxy_protocol
 from sitebus.servers._cheroot_head import PHRASES, Head, Refusal
@@ -79,7 +86,7 @@ class Connection:
         self.socket: Any = sock
         self.door = door
         self.rfile = Reader(sock, server.timeout, server.min_rate)
-        self.wfile = Writer(sock, server.timeout)
+        self.wfile = Writer(sock, server.timeout, server.min_rate)
         self.remote_addr: str | None = None
         self.remote_port: int | None = None
         if isinstance(peer, tuple):
@@ -226,6 +233,7 @@ class Connection:
         request = self.serving = Request(self.server, self, head)
         if head.length != 0:
             self.rfile.begin_body()
+        self.wfile.begin_response()
         try:
             request.respond()
         except Exception as error:  # noqa: BLE001 - whatever an application may raise
@@ -238,13 +246,16 @@ class Connection:
         return Next.CLOSE if body.is_read and not self.rfile.buffer else Next.PART
 
     def _failed(self, request: Request, error: Exception) -> Next:
-        refusal = _refusal_for(request.body.failure)
+        failure = request.body.failure
+        # Applications wrap errors in their own, and have connections of their own that fail.
+        if self.wfile.is_lost or isinstance(failure or error, ClientGone):
+            return Next.CLOSE
+        refusal = _refusal_for(failure)
         is_out = request.is_begun and not self.wfile.is_holding
-        if refusal is None and isinstance(error, ConnectionError):
-            return Next.CLOSE  # the client left
         if refusal is None:
-            asked = described(request)
-            self.server.error_log(f"Unhandled error while serving {asked}: {error!r}", 40, True)
+            if not isinstance(error, ResponseBroken):  # which was reported already
+                asked = described(request)
+                self.server.error_log(f"Unhandled error while serving {asked}: {error!r}", 40, True)
             refusal = Refusal(500, "The server could not answer the request.")
         else:
             self.complain(refusal.status, refusal.why)
@@ -284,7 +295,7 @@ class Connection:
         if not self._shaken:
             self.socket = self.server.ssl_adapter.wrap(self.socket)
             self.rfile = Reader(self.socket, self.server.timeout, self.server.min_rate)
-            self.wfile = Writer(self.socket, self.server.timeout)
+            self.wfile = Writer(self.socket, self.server.timeout, self.server.min_rate)
         return None
 
     def _shake_hands(self) -> Next | None:

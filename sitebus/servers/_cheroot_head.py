@@ -19,20 +19,20 @@ _MOST_DIGITS = 18
 #: Longer names are not remembered: who made them up chose how much memory that takes.
 _LONGEST_KNOWN = 64
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 #: Visible characters and blanks; neither CR, LF, NUL nor other controls (RFC 9110, section 5.5).
-_TEXT = rb"[\t\x20-\x7e\x80-\xff]*+"
+_TEXT = rb"[\t\x20-\x7e\x80-\xff]*"
 #: Methods in capitals only, as all that exist are; the rest of RFC 9112, section 3, to the letter.
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Z-]++) ([\x21-\x7e]++) HTTP/([0-9])\.([0-9])")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 _FIELD = rb"%b:%b" % (_TOKEN, _TEXT)
-_FIELDS = re.compile(rb"%b(?:\r\n%b)*+" % (_FIELD, _FIELD))
+_FIELDS = re.compile(rb"%b(?:\r\n%b)*" % (_FIELD, _FIELD))
 #: One line behind the last chunk.
 TRAILER = re.compile(rb"%b\r\n" % _FIELD)
-_TOKENS = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*+" % (_TOKEN, _TOKEN))
+_TOKENS = re.compile(rb"%b(?:[ \t]*,[ \t]*%b)*" % (_TOKEN, _TOKEN))
 _HOST = re.compile(
-    r"(?:\[[0-9A-Fa-fv:.]++\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]{0,5}+)?"
+    r"(?:\[[0-9A-Fa-fv:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 )
-_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]++)(.*+)")
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?]+)(.*)")
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 _QUOTED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 
@@ -221,7 +221,8 @@ def _parts(method: bytes, target: bytes) -> tuple[str, str, str | None]:
         if known is None:
             raise Refusal(400, "The target of the request is neither a path nor a URL.")
         authority = known[1].decode("ascii")
-        if not _HOST.fullmatch(authority):
+        # Without a name it is no URL (RFC 9110, section 4.2.1).
+        if authority[:1] == ":" or not _HOST.fullmatch(authority):
             raise Refusal(400, "The target of the request has no valid host.")
         target = known[2] if known[2][:1] == b"/" else b"/" + known[2]
     if b"#" in target:

@@ -6,7 +6,7 @@ Here is what is left of cheroot around an application; see the top of `sitebus.s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 LEFT_AT_MOST = 64 << 10
 #: Statuses whose responses have no body, whatever the application gives (RFC 9110, section 6.4.1).
 BODILESS = frozenset({*range(100, 200), 204, 304})
+
+#: What is between the server and its client alone (RFC 9110, section 7.6.1), and not an
+#: application's to say, though it may ask for the end of the connection.
+HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding"})
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -158,13 +162,9 @@ class Request(cheroot_server.HTTPRequest):
             if self.status >= b"5":
                 raise failure  # the client's fault, which an application took for its own
             self.close_connection = True
+        names = self._correct_headers()
         headers = self.outheaders
-        names = {name.lower() for name, _ in headers}
-        if b"content-length" not in names and not self.is_bodiless:
-            self._end_otherwise()
-        if b"connection" in names:
-            self.close_connection |= _says_close(headers)
-        elif not self._stays():
+        if not self._stays():
             headers.append((b"Connection", b"close"))
         elif self.response_protocol == "HTTP/1.0":
             headers.append((b"Connection", b"Keep-Alive"))
@@ -175,6 +175,22 @@ class Request(cheroot_server.HTTPRequest):
         self.conn.wfile.hold_next()
         self.conn.wfile.write(_assembled(self.status, headers))
         self.is_begun = True
+
+    def _correct_headers(self) -> set[bytes]:
+        """Have the headers say how the body ends, and answer what an application has named."""
+        names = {name.lower() for name, _ in self.outheaders}
+        if not names.isdisjoint(HOP_BY_HOP):
+            self.close_connection |= _says_close(self.outheaders)
+            self._leave_out(HOP_BY_HOP)
+        if self.is_bodiless:
+            if self.status[:3] == b"204":
+                self._leave_out({b"content-length"})  # RFC 9110, section 8.6
+        elif b"content-length" not in names:
+            self._end_otherwise()
+        return names
+
+    def _leave_out(self, names: Collection[bytes]) -> None:
+        self.outheaders = [each for each in self.outheaders if each[0].lower() not in names]
 
     def _end_otherwise(self) -> None:
         if self.response_protocol == "HTTP/1.1":

@@ -2,7 +2,8 @@
 
 `Reader.fill` takes what is there. The methods that wait do so for a while only, and count how long:
 a client that sends a body slower than it may is given up by the sum of the waits, so one that
-answers an application that is slow itself loses nothing.
+answers an application that is slow itself loses nothing. The same goes for one that takes what it
+is sent.
 """
 
 from __future__ import annotations
@@ -134,16 +135,28 @@ class Writer:
     """What a client is sent: a head waits for the first of its body, to go out with it.
 
     One send less for each response, which is the largest part of what a short one costs.
+
+    Attributes:
+        is_lost: Whether the client takes nothing any more.
     """
 
-    __slots__ = ("_held", "_holds_next", "_is_lost", "_socket", "_timeout")
+    __slots__ = (
+        "_held", "_holds_next", "_minimum", "_sent", "_socket", "_timeout", "_waited", "is_lost"
+    )  # fmt: skip
 
-    def __init__(self, sock: Any, timeout: float) -> None:
+    def __init__(self, sock: Any, timeout: float, minimum: float = 0) -> None:
         self._socket = sock
         self._timeout = timeout
+        self._minimum = minimum
+        self._sent = 0
+        self._waited = 0.0
         self._holds_next = False
         self._held = b""
-        self._is_lost = False
+        self.is_lost = False
+
+    def begin_response(self) -> None:
+        """Count from here how much is taken how fast."""
+        self._sent, self._waited = 0, 0.0
 
     def hold_next(self) -> None:
         """Keep what is written next until more is, or `send_held` is called."""
@@ -186,24 +199,33 @@ class Writer:
             self._socket.send(data)
 
     def _send(self, data: bytes) -> None:
-        if self._is_lost:
+        if self.is_lost:
             raise self._lost()  # without another wait, whatever the application makes of it
         rest: bytes | memoryview = data
         while True:
             try:
                 sent = self._socket.send(rest)
             except BUSY as error:
-                if not wait_for(self._socket, select.POLLOUT, error, self._timeout):
-                    raise self._lost() from None
+                self._wait(error)
                 continue
             except OSError as error:
                 raise self._lost() from error
+            self._sent += sent
             if sent == len(rest):
                 return
             rest = memoryview(rest)[sent:]
 
+    def _wait(self, error: OSError) -> None:
+        patience = self._timeout
+        if self._minimum:
+            patience = min(patience, patience + self._sent / self._minimum - self._waited)
+        began = time.monotonic()
+        if patience <= 0 or not wait_for(self._socket, select.POLLOUT, error, patience):
+            raise self._lost() from None
+        self._waited += time.monotonic() - began
+
     def _lost(self) -> ClientGone:
-        self._is_lost = True
+        self.is_lost = True
         return ClientGone("all of its response was sent")
 
 

@@ -13,5 +13,11 @@ class TLSAdapter:
         self.context = context
 
     def wrap(self, sock: socket.socket) -> ssl.SSLSocket:
-        """Put TLS around *sock*; the handshake is left for whoever has time for it."""
+        """Put TLS around *sock*; the handshake is left for whoever has time for it.
+
+        Raises:
+            OSError: The client has left already.
+        """
+        # Else the descriptor could be lost on the way from the one to the other.
+        sock.getpeername()
         return self.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)

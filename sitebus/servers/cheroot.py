@@ -72,6 +72,7 @@ class CherootServer(SiteServer):
             max_connections=most_connections(self.max_connections),
             max_waiting=self.max_waiting,
             proxied=self.proxied_doors,
+            trusted=self.trusted_proxies,
             roll=getattr(self.bus, "serving_threads", None),
             tell=self.bus.publish,
         )

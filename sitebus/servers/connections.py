@@ -24,7 +24,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -221,23 +221,31 @@ class Doorkeeper(Generic[C]):
                 self._drained_since = time.monotonic()
         self._ring()
 
-    def adopt(self, connection: C, *, has_begun: bool) -> None:
-        """Go on with a connection that somebody else has accepted (from any thread).
+    def adopt(self, found: Iterable[tuple[C, bool]]) -> None:
+        """Go on with connections that somebody else has accepted (from any thread).
 
-        *has_begun*: something of its next request was read already.
+        Each with whether something of its next request was read already. Who is too many makes room
+        as among newcomers; if nobody is silent, it is closed.
         """
-        with self._lock:
-            self._open.add(connection)
-        if has_begun:
-            self._serve(connection)
-        else:
-            self.park(connection)
+        for connection, has_begun in found:
+            has_room = self._make_room()
+            with self._lock:
+                self._open.add(connection)
+            if not has_room:
+                connection.close()
+            elif has_begun:
+                self._serve(connection)
+            else:
+                connection.last_used = time.monotonic()
+                if not self._room.add_idle(connection):
+                    connection.close()
         # Whoever sleeps does not know yet that somebody may become due.
         self._ring()
 
     def cut(self) -> None:
         """End now: silent connections are closed, those being served are left to their threads."""
-        self._cut = True
+        with self._lock:
+            self._cut = True
         self._ring()
 
     def _ring(self) -> None:
@@ -254,19 +262,31 @@ class Doorkeeper(Generic[C]):
             for door in self.doors if self._for_good else ():
                 door.socket.close()
             self.shut.set()
-        if self._give is not None and self.draining:
-            self._give_away(self._give)
+        for connection in (*self._room.idle, *self._room.midway) if self._gives else ():
+            self._give_away(connection)
         if self._full and self._resume_at == NEVER and not self.draining and self._has_room():
             self._open_doors()
         return self._cut or (self.draining and not self._open)
 
-    def _give_away(self, give: Callable[[C], bool]) -> None:
-        for connection in (*self._room.idle, *self._room.midway):
-            number = connection.socket.fileno()
-            # Watched until it is another's: whoever reads it next must be the only one.
-            if give(connection) and self._room.remove(number, connection):
-                with self._lock:
-                    self._open.discard(connection)
+    @property
+    def _gives(self) -> bool:
+        return self._give is not None and self.draining
+
+    def _give_away(self, connection: C) -> bool:
+        """Leave *connection*, which is watched, to who serves after us; tell whether it is."""
+        assert self._give is not None
+        number = connection.socket.fileno()
+        with self._lock:
+            # Once it is cut short, whoever finds it among the open ones may shut it down.
+            if self._cut or connection not in self._open:
+                return False
+            self._open.discard(connection)
+        # Watched until it is another's: whoever reads it next must be the only one.
+        if self._give(connection) and self._room.remove(number, connection):
+            return True
+        with self._lock:
+            self._open.add(connection)
+        return False
 
     def _wait_for_words(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout and min(timeout, LONGEST_WAIT)):
@@ -282,6 +302,9 @@ class Doorkeeper(Generic[C]):
         elif self._room.is_parting(key.fd):
             if self._room.has_left(key.fd):
                 self._close(key.data)
+        # What it says is for who serves next; else one that always says more would never be left.
+        elif self._gives and self._give_away(key.data):
+            return
         # Not if it was closed to make room, or the number is another's, since this was reported.
         elif self._room.remove(key.fd, key.data):
             self._serve(key.data)

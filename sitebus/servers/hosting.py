@@ -14,10 +14,19 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from sitebus import trial
-from sitebus.config.kinds import BINDS, DURATION, NETWORKS, SIZE, TEXT, Choice, Integer, Listing
+from sitebus.config.kinds import (
+    BINDS,
+    DURATION,
+    FREE_TEXT,
+    NETWORKS,
+    SIZE,
+    Choice,
+    Integer,
+    Listing,
+)
 from sitebus.config.options import Option, Row
 from sitebus.errors import BadServerOption, ServerEnded, SitebusError
 from sitebus.process import Engine, Priority
@@ -38,6 +47,8 @@ if TYPE_CHECKING:
     from sitebus.sockets import Listener
 
 __all__ = ["Abilities", "Faces", "Hosted", "Leave", "SiteServer", "Speech"]
+
+N = TypeVar("N", int, float)
 
 #: How often a drain looks whether the bus has become impatient.
 GLANCE = 0.05
@@ -61,8 +72,8 @@ class SiteServer(ServerAdapter):
         max_header: The longest request head in bytes; 0 is any.
         max_body: The longest request body in bytes; 0 is any.
         header_timeout: Seconds from the first byte of a request to the end of its head; 0 is any.
-        min_rate: Bytes a second that a body must come in at least, where it is waited for by a
-            thread; 0 is any.
+        min_rate: Bytes a second that a body must come in at least, and a response be taken, where
+            it is waited for by a thread; 0 is any.
         max_connections: How many connections are open at once; 0 is what suits the process.
         trusted_proxies: Whose ``Forwarded`` and ``X-Forwarded`` headers are believed: networks,
             ``unix`` or ``*``.
@@ -83,7 +94,8 @@ class SiteServer(ServerAdapter):
             "min_rate",
             SIZE,
             500,
-            "How many bytes a second a body must bring, where a thread waits for it; 0 is any.",
+            "How many bytes a second a client must send of a body or take of a response, where a "
+            "thread waits for it; 0 is any.",
         ),
         Option(
             "max_connections",
@@ -110,7 +122,7 @@ class SiteServer(ServerAdapter):
             (),
             "Where connections begin with a PROXY header: some of bind, or all.",
         ),
-        Option("server_header", TEXT, "", "What the Server header says; none if it is empty."),
+        Option("server_header", FREE_TEXT, "", "What the Server header says; none if it is empty."),
     )
     #: What the library can do.
     abilities: ClassVar[Abilities] = Abilities(("wsgi",))
@@ -152,10 +164,12 @@ class SiteServer(ServerAdapter):
         self.backlog = backlog
         self.max_header = max_header
         self.max_body = max_body
-        self.header_timeout = header_timeout
-        self.min_rate = min_rate
-        self.max_connections = max_connections
+        self.header_timeout = _checked_amount("header_timeout", header_timeout)
+        self.min_rate = _checked_amount("min_rate", min_rate)
+        self.max_connections = _checked_amount("max_connections", max_connections)
         self.trusted_proxies = Networks(trusted_proxies)
+        if isinstance(trusted_headers, str):
+            trusted_headers = trusted_headers.replace(",", " ").split()
         self.trusted_headers = tuple(trusted_headers)
         self.proxied = self._proxied(proxy_protocol)
         self.server_header = _checked_header(server_header)
@@ -164,6 +178,8 @@ class SiteServer(ServerAdapter):
             raise BadServerOption("tls_cert", str(tls.certificate), f"{self.library} has no TLS")
         self.native = self.checked(native or {})
         self._listeners: tuple[Listener, ...] = ()
+        #: The numbers of those whose connections begin with a PROXY header.
+        self.proxied_doors: frozenset[int] = frozenset()
         self._context: ssl.SSLContext | None = None
         self._bind_failed = False
         self._drain_until = 0.0
@@ -234,13 +250,6 @@ class SiteServer(ServerAdapter):
             app, self._bridge_threads, patience=self.timeout, min_rate=self.min_rate
         )
 
-    @property
-    def proxied_doors(self) -> frozenset[int]:
-        """The numbers of the listening sockets whose connections begin with a PROXY header."""
-        return frozenset(
-            at for at, each in enumerate(self._listeners) if each.asked in self.proxied
-        )
-
     def doors(self) -> tuple[Door, ...]:
         """Copy the listening sockets, each with what WSGI calls it: neither part may be empty."""
         return tuple(_door(listener, self.scheme) for listener in self._listeners)
@@ -263,9 +272,11 @@ class SiteServer(ServerAdapter):
         self._listen("stop", self.drain, Priority.DRAIN)
         self._listen("graceful", self.graceful, Priority.DEFAULT)
         self._listen("trial", self.trial, Priority.BIND)
+        self._listen("started", self.started, Priority.BIND)
 
     def unsubscribe(self) -> None:
         """Take back `subscribe`; a running server goes on running."""
+        self.bus.unsubscribe(channel_for(self.bus, "started"), self.started)
         self.bus.unsubscribe(channel_for(self.bus, "trial"), self.trial)
         self.bus.unsubscribe(channel_for(self.bus, "graceful"), self.graceful)
         self.bus.unsubscribe(channel_for(self.bus, "stop"), self.drain)
@@ -292,10 +303,15 @@ class SiteServer(ServerAdapter):
     def _take_sockets(self) -> None:
         self._read_certificate()
         sockets = self.bus.sockets
-        self._listeners = tuple(
-            sockets.bind(address, backlog=self.backlog)
+        found = [
+            (bind, sockets.bind(address, backlog=self.backlog))
             for bind in self.binds
             for address in sockets.expand(bind)
+        ]
+        self._listeners = tuple(listener for _, listener in found)
+        # By what was said: the listener of a relative path has an absolute one.
+        self.proxied_doors = frozenset(
+            at for at, (bind, _) in enumerate(found) if bind in self.proxied
         )
 
     @prioritized(Priority.SERVE)
@@ -317,8 +333,15 @@ class SiteServer(ServerAdapter):
         except BaseException:
             self._finish(self.httpserver)
             raise
-        if self.abilities.hand_over:
+        # To one that wants TLS those of plain HTTP could say nothing.
+        if self.abilities.hand_over and self.tls is None:
             self._take_over()
+
+    @prioritized(Priority.BIND)
+    def started(self) -> None:
+        """Close the kept connections that no server goes on with: their clients would wait."""
+        if closed := self.bus.sockets.close_idle():
+            self.bus.log(f"Closed {closed} kept connections that nothing serves any more")
 
     def wait(self) -> None:
         """Return when the server has said that it serves; raise what ended it instead."""
@@ -394,15 +417,16 @@ class SiteServer(ServerAdapter):
         return server
 
     def _proxied(self, chosen: Sequence[Address | str] | Literal["all"]) -> frozenset[Address]:
-        found = self.binds if chosen == "all" else tuple(map(Address.parse, chosen))
+        if isinstance(chosen, str):
+            chosen = self.binds if chosen.lower() == "all" else (chosen,)
+        found = tuple(map(Address.parse, chosen))
         for each in found:
             if each not in self.binds:
                 raise BadServerOption("proxy_protocol", str(each), "it is not in 'bind'")
         if found and not self.abilities.proxy_protocol:
-            text = chosen if isinstance(chosen, str) else ", ".join(map(str, chosen))
             raise BadServerOption(
                 "proxy_protocol",
-                text,
+                ", ".join(map(str, found)),
                 f"{self.library} accepts connections by itself; use another adapter",
             )
         return frozenset(found)
@@ -501,6 +525,12 @@ def _as_spoken(app: Any, otherwise: Speech = "wsgi") -> tuple[Speech, Any]:
 
         return "asgi", single(app)
     return ("asgi" if interface == "asgi3" else "wsgi"), app
+
+
+def _checked_amount(name: str, value: N) -> N:
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):
+        raise BadServerOption(name, repr(value), "it is a number of 0 or more")
+    return value
 
 
 def _checked_header(text: str) -> str:

@@ -179,13 +179,11 @@ class Sockets:
 
     def close_unclaimed(self) -> tuple[Passed, ...]:
         """Close what was passed and not asked for, and answer the sockets for the log."""
+        self.close_idle()
         with self._lock:
             closed, self._passed = tuple(self._inbox()), []
-            idle, self._idle = self._idle, []
         for passed in closed:
             os.close(passed.fd)
-        for each in idle:
-            each.socket.close()
         return closed
 
     def leave(self, idle: Idle) -> None:
@@ -196,11 +194,19 @@ class Sockets:
     def adopt(self, address: Address) -> list[Idle]:
         """Take the idle connections that were left to us and came by *address*, a real one."""
         with self._lock:
-            if (fd := self.claim(_CONNECTIONS)) is not None:
-                self._idle += connections.unpack(fd)
+            self._unpack()
             here = [each for each in self._idle if each.address == str(address)]
             self._idle = [each for each in self._idle if each.address != str(address)]
         return here
+
+    def close_idle(self) -> int:
+        """Close the idle connections that were left and not adopted; answer how many."""
+        with self._lock:
+            self._unpack()
+            idle, self._idle = self._idle, []
+        for each in idle:
+            each.socket.close()
+        return len(idle)
 
     def claim(self, name: str) -> int | None:
         """Take the descriptor, of whatever kind, that was passed under *name*, if there is one."""
@@ -228,10 +234,14 @@ class Sockets:
             rows += [(each.fd, each.origin) for each in self._inbox()]
             idle, self._idle = self._idle, []
         rows += [(fd, Origin(name)) for name, fd in (others or {}).items()]
-        box = connections.pack(idle) if idle else None
+        box = _packed(idle) if idle else None
         if box is not None:
             rows.append((box, Origin(_CONNECTIONS)))
         return HandDown(rows, self._environ, box)
+
+    def _unpack(self) -> None:
+        if (fd := self.claim(_CONNECTIONS)) is not None:
+            self._idle += connections.unpack(fd)
 
     def _inbox(self) -> list[Passed]:
         if self._passed is None:
@@ -306,6 +316,13 @@ class Sockets:
                 raise refusals.refused(asked, error, family, place[0]) from error
             return Listener(sock, asked, addresses.of_socket(sock))
         raise refusals.unresolved(asked)
+
+
+def _packed(idle: list[Idle]) -> int | None:
+    try:
+        return connections.pack(idle)
+    except OSError:
+        return None  # they are closed; the rest goes on without them
 
 
 def _absolute(asked: Address) -> Address:

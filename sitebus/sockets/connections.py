@@ -24,6 +24,8 @@ from sitebus import legacy
 
 #: Descriptors in one message; the kernel takes 253.
 AT_ONCE = 250
+#: How many descriptors it takes to send any: a file, and both ends of a pair.
+_TOOLS = 3
 #: Bytes of each message: which row its first descriptor belongs to.
 _PLACE = 8
 #: What messages may take in the kernel, in bytes, if it lets us.
@@ -52,17 +54,30 @@ def pack(idle: Sequence[Idle]) -> int:
     """Put *idle* on their way and close them here.
 
     What the kernel does not take is closed, and its client sees the end that any stop may bring.
+    So are a few of them if the process can have no descriptor more.
 
     Returns:
         The descriptor that `unpack` takes them from, in this process or in another.
+
+    Raises:
+        OSError: There is no descriptor to be had all the same.
     """
-    box, slot = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with slot, suppress(OSError):
-        slot.setblocking(False)
-        slot.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
-        _send(slot, idle)
-    for each in idle:
-        each.socket.close()
+    try:
+        try:
+            file, box, slot = _tools(idle)
+        except OSError:
+            for each in idle[-_TOOLS:]:
+                each.socket.close()
+            idle = idle[:-_TOOLS]
+            file, box, slot = _tools(idle)
+        with slot, suppress(OSError):
+            slot.setblocking(False)
+            slot.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+            _send(slot, file, idle)
+        os.close(file)
+    finally:
+        for each in idle:
+            each.socket.close()
     return box.detach()
 
 
@@ -82,18 +97,25 @@ def unpack(fd: int) -> list[Idle]:
     return idle
 
 
-def _send(slot: socket.socket, idle: Sequence[Idle]) -> None:
-    rows = [
-        [each.address, each.socket.family, each.peer, b64encode(each.begun).decode()]
-        for each in idle
-    ]
+def _tools(idle: Sequence[Idle]) -> tuple[int, socket.socket, socket.socket]:
+    """Answer a file that describes *idle*, and the two ends to send it and them through."""
+    rows = [[each.address, each.socket.family, each.peer, _as_text(each.begun)] for each in idle]
     file = legacy.write({"idle": rows})
     try:
-        _post(slot, 0, [file])
-    finally:
+        return (file, *socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+    except OSError:
         os.close(file)
+        raise
+
+
+def _send(slot: socket.socket, file: int, idle: Sequence[Idle]) -> None:
+    _post(slot, 0, [file])
     for start in range(0, len(idle), AT_ONCE):
         _post(slot, start, [each.socket.fileno() for each in idle[start : start + AT_ONCE]])
+
+
+def _as_text(begun: bytes) -> str:
+    return b64encode(begun).decode() if begun else ""
 
 
 def _post(slot: socket.socket, place: int, fds: list[int]) -> None:
@@ -126,7 +148,7 @@ def _rows(first: tuple[int, list[int]]) -> list[Any]:
 
 def _idle(fd: int, address: str, family: int, peer: list[Any] | None, begun: str) -> Idle:
     place = None if peer is None else (str(peer[0]), int(peer[1]))
-    read = b64decode(begun)
+    read = b64decode(begun) if begun else b""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         raise ValueError("no socket")
     # Given what it is, so that the kernel is not asked three times for each.

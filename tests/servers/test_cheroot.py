@@ -422,3 +422,38 @@ def test_an_applications_own_date_is_kept(serve: Serve, connect: Connect) -> Non
     assert client.get("/own").headers["date"] == "Thu, 01 Jan 1970 00:00:00 GMT"
     age = time.time() - parsedate_to_datetime(client.get().headers["date"]).timestamp()
     assert 0 <= age < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("header_timeout", -1),
+        ("header_timeout", "10s"),
+        ("min_rate", "x"),
+        ("max_connections", -1),
+        ("max_connections", True),
+        ("proxy_protocol", ["127.0.0.1:9"]),
+        ("server_header", "a\nb"),
+    ],
+)
+def test_a_bad_value_is_refused_when_the_server_is_made(
+    engine: Engine, name: str, value: Any
+) -> None:
+    """And not by whatever it would break while clients are served."""
+    with pytest.raises(BadServerOption) as refused:
+        CherootServer(engine, hello, binds=["127.0.0.1:0"], **{name: value})
+    assert name in str(refused.value)
+
+
+def test_one_text_is_as_good_as_a_list(engine: Engine) -> None:
+    server = CherootServer(
+        engine,
+        hello,
+        binds=["127.0.0.1:0"],
+        proxy_protocol="ALL",
+        trusted_headers="x-forwarded-for, forwarded",
+        trusted_proxies="127.0.0.1, unix",
+    )
+    assert server.proxied == set(server.binds)
+    assert server.trusted_headers == ("x-forwarded-for", "forwarded")
+    assert "127.0.0.1" in server.trusted_proxies

@@ -182,6 +182,99 @@ def test_a_connection_whose_proxy_header_is_missing_cannot_be_left(
     assert known.get().body.strip() == b"203.0.113.7"
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_who_does_not_wait_for_answers_gets_all_of_them(
+    serve: Serve, connect: Connect, gate: Gate, at_once: bool
+) -> None:
+    """What it has asked for is left to who serves next, or it could hold a restart for ever."""
+
+    def once(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        asked.append(environ["PATH_INFO"])
+        return gate(environ, start_response)
+
+    asked: list[str] = []
+    first, second = serve(once), serve(who)
+    client = connect(first)
+    more = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
+    client.send(b"GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n" + more * at_once)
+    assert gate.entered.wait(5)
+    client.send(more * (not at_once))
+    box = Box()
+    first.httpserver.drain(0.2, leave=box)
+    gate.opened.set()
+    assert first.httpserver.drained.wait(5)
+    second.httpserver.adopt(box)
+    received = b""
+    while received.count(b"200 OK") < 21:
+        received += client.socket.recv(65536)
+    assert b"close" not in received
+    assert asked == ["/gate"]
+
+
+def test_an_end_at_the_last_moment_spoils_nothing_that_was_left(
+    serve: Serve, connect: Connect
+) -> None:
+    """A connection is shared from then on: to shut it down would be to shut it down for both."""
+    first, second = serve(hello), serve(hello)
+    client = connect(first)
+    client.get()
+    wait_for(lambda: first.httpserver._keeper.idle)
+    box = Box()
+
+    def leave_and_end(*row: Any) -> None:
+        box(*row)
+        first.httpserver.finish(0.0)  # as the main thread does when the time is over
+
+    first.httpserver.drain(0.2, leave=leave_and_end)
+    assert first.httpserver.drained.wait(5)
+    with pytest.raises(BlockingIOError):
+        box[0][1].socket.recv(1)
+    second.httpserver.adopt(box)
+    assert client.get().status == 200
+
+
+def test_at_the_end_of_the_time_nothing_is_promised_any_more(
+    serve: Serve, connect: Connect, gate: Gate
+) -> None:
+    """Who is answered after the deadline is not kept, and is told so."""
+    server = serve(gate)
+    client = connect(server)
+    client.ask("/gate")
+    assert gate.entered.wait(5)
+    box = Box()
+    server.httpserver.drain(0.2, leave=box)
+    assert server.httpserver.finish(0.0)
+    gate.opened.set()
+    assert client.answer().closes
+    assert box == []
+
+
+def test_nobody_stands_at_the_door_but_clients(serve: Serve, connect: Connect) -> None:
+    """Servers that wake themselves by a connection leave one to who serves next."""
+    server = serve(hello)
+    connect(server).get()
+    listening = server._listeners[0].socket
+    for _, each in leave(server):
+        each.socket.close()
+    assert server.httpserver.finish(1.0) == []
+    with pytest.raises(BlockingIOError):
+        listening.accept()
+
+
+def test_no_more_are_adopted_than_may_be_open(serve: Serve, connect: Connect) -> None:
+    """The limit may be another than before; those who were silent longest make room."""
+    first, second = serve(hello), serve(hello, max_connections=2)
+    clients: list[Client] = []
+    for at in range(1, 6):
+        clients.append(connect(first))
+        clients[-1].get()
+        wait_for(lambda at=at: len(first.httpserver._keeper.idle) == at)  # type: ignore[misc]
+    second.httpserver.adopt(leave(first))
+    assert all(client.is_closed() for client in clients[:3])
+    assert [client.get().status for client in clients[3:]] == [200, 200]
+    assert count(second) == 2
+
+
 @pytest.mark.parametrize("many", [200])
 def test_none_of_many_is_served_twice_or_not_at_all(
     serve: Serve, connect: Connect, many: int, logged: Logged

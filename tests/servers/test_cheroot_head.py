@@ -158,6 +158,12 @@ def test_a_host_is_a_name_or_an_address(host: bytes) -> None:
     assert status(b"Host: " + host, host=False, line=b"GET / HTTP/1.0") == 400
 
 
+@pytest.mark.parametrize("host", [b":80", b":", b"a@b", b"a b", b"[a"])
+def test_a_url_has_a_host(host: bytes) -> None:
+    """A proxy may have routed by the Host in its stead (RFC 9110, section 4.2.1)."""
+    assert status(line=b"GET http://%b/ HTTP/1.1" % host) == 400
+
+
 @pytest.mark.parametrize("host", [b"", b"a", b"a.b:80", b"a_b", b"127.0.0.1", b"[::1]:80", b"a:"])
 def test_other_hosts_are_taken(host: bytes) -> None:
     assert head(b"Host: " + host, host=False).fields["HTTP_HOST"] == host.decode()

@@ -128,6 +128,44 @@ def test_who_takes_no_response_is_given_up(serve: Serve, connect: Connect) -> No
     assert connect(server).get().status == 200
 
 
+def test_a_response_has_a_rate(serve: Serve, connect: Connect) -> None:
+    """Whoever takes a little now and then does not hold a thread."""
+    ended = threading.Event()
+
+    def large(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        if environ["PATH_INFO"] != "/large":
+            yield from hello(environ, start_response)
+            return
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            ended.set()
+
+    server = serve(large, timeout=0.4, min_rate=1 << 40, threads=1)
+    slow = connect(server)
+    slow.ask("/large")
+    # Never silent for as long as it may be.
+    wait_for(lambda: slow.socket.recv(1 << 20) and ended.is_set(), 10)
+    assert connect(server).get().status == 200
+
+
+def test_a_rate_is_not_asked_of_a_slow_application(
+    serve: Serve, connect: Connect, gate: Gate
+) -> None:
+    """What nobody has sent cannot be taken."""
+
+    def dripping(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        for _ in range(4):
+            yield b"x"
+            gate.opened.wait(0.1)
+
+    server = serve(dripping, timeout=0.2, min_rate=1 << 40)
+    assert connect(server).get().body == b"xxxx"
+
+
 @pytest.mark.slow
 def test_a_hundred_bad_clients_do_not_slow_the_others(
     engine: Engine, certificate: Certificate

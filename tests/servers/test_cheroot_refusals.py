@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,6 +233,93 @@ def test_a_header_cannot_become_two(
     assert "set-cookie" not in answer.headers
 
 
+@pytest.mark.parametrize("coding", ["chunked", "identity", "Chunked, gzip"])
+def test_the_coding_of_a_transfer_is_not_the_applications(
+    serve: Serve, connect: Connect, coding: str
+) -> None:
+    """Told twice it is refused by clients, and read in two ways by proxies."""
+    client = connect(serve(answering([("transfer-Encoding", coding)], b"abc")))
+    answer = client.get()
+    assert (answer.headers["transfer-encoding"], answer.body) == ("chunked", b"abc")
+    client.send(b"GET / HTTP/1.0\r\n\r\n")
+    head, _, body = end_of(client).partition(b"\r\n\r\n")
+    assert b"ncoding" not in head
+    assert body == b"abc"
+
+
+def test_an_application_may_end_the_connection_but_not_keep_it(
+    serve: Serve, connect: Connect
+) -> None:
+    """A body that nobody asked for may be on its way, or the next request, and nobody can tell."""
+    headers = [("Connection", "Keep-Alive"), ("Keep-Alive", "timeout=5"), ("Content-Length", "0")]
+    client = connect(serve(answering(headers)))
+    first = client.get()
+    assert not first.headers.keys() & {"connection", "keep-alive"}
+    client.send(b"POST / %bContent-Length: 20\r\nExpect: 100-continue\r\n\r\n" % HEAD)
+    assert client.answer().closes
+    assert client.is_closed()
+
+
+def test_an_application_that_ends_the_connection_says_so(serve: Serve, connect: Connect) -> None:
+    headers = [("connection", "X-Said, Close"), ("Content-Length", "0")]
+    client = connect(serve(answering(headers)))
+    assert client.get().closes
+    assert client.is_closed()
+
+
+def test_without_content_there_is_no_length(serve: Serve, connect: Connect) -> None:
+    """RFC 9110, section 8.6: a client that counts would wait for it."""
+
+    def nothing(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response(environ["QUERY_STRING"] + " Said", [("Content-Length", "3")])
+        return [b"abc"]
+
+    client = connect(serve(nothing))
+    assert "content-length" not in client.get("/?204").headers
+    assert client.get("/?304").headers["content-length"] == "3"
+    assert client.get("/?200").body == b"abc"
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError, ConnectionResetError, BrokenPipeError, TimeoutError]
+)
+def test_a_failed_connection_of_the_application_is_an_error(
+    serve: Serve, connect: Connect, logged: Logged, error: type[OSError]
+) -> None:
+    """To its database, say: nothing that its client did, and nothing to be silent about."""
+
+    def broken(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        raise error("the database")
+
+    answer = connect(serve(broken)).get()
+    assert (answer.status, answer.closes) == (500, True)
+    assert error.__name__ in str(logged)
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_who_leaves_in_the_middle_of_a_body_is_not_told_of(
+    serve: Serve, connect: Connect, logged: Logged, mounted: bool
+) -> None:
+    """Whatever an application makes of it: clients could fill the log with tracebacks."""
+
+    def wrapping(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except OSError as error:
+            raise ValueError("no form") from error
+        return hello(environ, start_response)
+
+    site = Site()
+    site.mount(wrapping, "/")
+    server = serve(site.wsgi if mounted else wrapping)
+    client = connect(server)
+    client.send(b"POST / %bContent-Length: 20\r\n\r\nhalf" % HEAD)
+    client.socket.shutdown(1)
+    end_of(client)
+    wait_for(lambda: not server.httpserver._keeper.connections)
+    assert not [message for level, message in logged if level >= 30]
+
+
 def test_a_head_request_gets_no_body(serve: Serve, connect: Connect) -> None:
     """Whatever the application gives."""
     client = connect(serve(answering([("Content-Length", "3")], b"abc")))
@@ -321,3 +409,27 @@ def test_who_says_nothing_of_a_proxy_is_not_served(
     assert slow.is_closed()
     assert counted.calls == 0
     assert "(from 127.0.0.1)" in str(logged)
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:cheroot.sock"])
+def test_a_stranger_may_not_speak_as_a_proxy(
+    serve: Serve,
+    connect: Connect,
+    logged: Logged,
+    bind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If proxies are named, only they connect there."""
+    monkeypatch.chdir(tmp_path)
+    server = serve(counted, binds=[bind], proxy_protocol="all", trusted_proxies=["192.0.2.0/24"])
+    client = connect(server)
+    assert client.is_closed()
+    wait_for(lambda: "who is no trusted proxy" in str(logged))
+
+
+def test_a_trusted_proxy_may(serve: Serve, connect: Connect) -> None:
+    server = serve(from_where, proxy_protocol="all", trusted_proxies=["127.0.0.0/8"])
+    client = connect(server)
+    client.send(b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 80\r\n")
+    assert b"203.0.113.7" in client.get().body
