@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from sitebus.config.configuration import Configuration, Problem, Settings
+from sitebus.config.configuration import DEFAULT, Configuration, Problem, Settings
 from sitebus.config.headings import parse_place
 from sitebus.config.kinds import (
     ADDRESSES,
@@ -330,11 +330,15 @@ def _named(mount: Settings, key: str, name: str, known: Iterable[str]) -> Iterat
 
 
 def _whole_certificates(configuration: Configuration) -> Iterator[Problem]:
-    """A key or a chain without its certificate would serve plain HTTP, and nobody would know."""
+    """Half of TLS would serve plain HTTP, or anybody, and nobody would know."""
     for server in configuration.servers:
         for key in ("tls_key", "tls_chain", "tls_client_ca"):
             if server.get(key) is not None and server.get("tls_cert", "") is None:
                 yield Problem(server.value(key).origin, f"{key} is of no use without tls_cert")
+        # What is asked of clients is its default if nobody says so; said, it must not be in vain.
+        asked = server.get("tls_client") and server.value("tls_client").origin
+        if asked not in (None, DEFAULT) and server.get("tls_client_ca", "") is None:
+            yield Problem(asked, "tls_client is of no use without tls_client_ca")
 
 
 def _proxied_where_bound(configuration: Configuration) -> Iterator[Problem]:

@@ -248,11 +248,14 @@ class Drafts:
             self._refuse_misspelled(draft)
         self._add_unwritten()
         for draft in (*self.known.values(), *self.stray):
-            self._bring(draft)
+            whole = self._bring(draft)
             for key, entry in list(draft.entries.items()):
-                if draft.section.row_for(key) is None:
+                if draft.section.row_for(key) is not None:
+                    continue
+                # What cannot be had might have brought the row.
+                if whole:
                     self.problem(entry.origin, _unknown_key(draft, entry.key, key, self.table))
-                    del draft.entries[key]
+                del draft.entries[key]
 
     def _refuse_misspelled(self, draft: Draft) -> None:
         """Refuse a section that only an override has, and that does not look like a new one."""
@@ -267,16 +270,19 @@ class Drafts:
         self.problem(draft.origin, f"the file has no section {title(draft)}{hint}")
         self._astray(draft)
 
-    def _bring(self, draft: Draft) -> None:
+    def _bring(self, draft: Draft) -> bool:
+        """Add the rows that a value brings; tell whether all of them are known now."""
         row = draft.section.row(draft.section.brings_by)
         if row is None:
-            return
+            return True
         entry = draft.entries.get(row.name)
         try:
             text = entry.text if entry else str(row.default)
             draft.section = draft.section.brings(draft.section, text)
         except SitebusError as error:
             self.problem(entry.origin if entry else draft.origin, f"{row.name}: {error}")
+            return False
+        return True
 
     def _add_unwritten(self) -> None:
         for section in self.table.sections:

@@ -420,7 +420,10 @@ class Binds(Kind[Literal["all"] | tuple[Address, ...]]):
         """Read each part; an empty list is none of them."""
         if text.strip().lower() == "all":
             return "all"
-        return self._some.parse(text, context)
+        try:
+            return self._some.parse(text, context)
+        except BadValue as error:
+            raise BadValue(f"{error}, as it is in bind, or all") from error
 
     def format(self, value: Literal["all"] | tuple[Address, ...]) -> str:
         """Write them on one line."""

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus.asgi import CONNECTION
+from sitebus.errors import BadServerOption
 from sitebus.servers.forwarded import HEADERS, Answer, read
 from sitebus.sockets.networks import Networks
 
@@ -52,6 +53,7 @@ def trusting_wsgi(
 
     Raises:
         BadNetwork: *trusted* has what is none.
+        BadServerOption: *headers* has another.
     """
     belief = _Belief(trusted, headers)
     keys = tuple(f"HTTP_{name.upper().replace('-', '_')}" for name in belief.names)
@@ -104,7 +106,8 @@ class _Belief:
 
     def __init__(self, trusted: Networks | Iterable[str], headers: Collection[str]) -> None:
         self.networks = trusted if isinstance(trusted, Networks) else Networks(trusted)
-        self.names = tuple(name for name in HEADERS if name in headers)
+        chosen = _checked([headers] if isinstance(headers, str) else headers)
+        self.names = tuple(name for name in HEADERS if name in chosen)
         self.wire = {name.encode(): name for name in self.names}
         self._remembered = lru_cache(_REMEMBERED)(self._read)
 
@@ -128,6 +131,15 @@ class _Belief:
 
     def _read(self, peer: str, said: tuple[str, ...]) -> Answer | None:
         return read(peer, dict(zip(self.names, said, strict=True)), self.networks)
+
+
+def _checked(headers: Iterable[str]) -> set[str]:
+    """Answer *headers* in lower case; one that means nothing would never be missed."""
+    chosen = {name.lower() for name in headers}
+    if strange := sorted(chosen - set(HEADERS)):
+        reason = f"there are {', '.join(HEADERS)}"
+        raise BadServerOption("trusted_headers", strange[0], reason)
+    return chosen
 
 
 def _host(name: str, port: int | None, scheme: str) -> str:

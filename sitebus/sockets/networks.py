@@ -52,13 +52,15 @@ class Networks:
     """A set of addresses, which knows for each address as text whether it is one of them.
 
     Args:
-        parts: Addresses, networks, ``unix`` or ``*``.
+        parts: Addresses, networks, ``unix`` or ``*``; several in one text have commas between.
 
     Raises:
         BadNetwork: One of *parts* is none of these.
     """
 
     def __init__(self, parts: Iterable[str] = ()) -> None:
+        # A text is an iterable of texts too, of its characters.
+        parts = parts.split(",") if isinstance(parts, str) else parts
         self.parts = tuple(map(normal_network, parts))
         self._anybody = ANYBODY in self.parts
         self._unix = self._anybody or UNIX in self.parts

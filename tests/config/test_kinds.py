@@ -68,7 +68,7 @@ def test_a_size_is_bytes(text: str, size: int) -> None:
         (kinds.NAME, ["", "a b", "a,b", "a]"], "without spaces"),
         (kinds.ADDRESSES, ["", "127.0.0.1:99999", "unix:", "not an address"], "write"),
         (kinds.NETWORKS, ["localhost", "10.0.0.1/8", "10.0.0.0/33", "::/0x", "**"], "write"),
-        (kinds.BINDS, ["127.0.0.1:99999", "all, 127.0.0.1:80", "none"], "write"),
+        (kinds.BINDS, ["127.0.0.1:99999", "all, 127.0.0.1:80", "yes"], "as it is in bind, or all"),
     ],
 )
 def test_a_wrong_text_is_told_what_would_be_right(

@@ -57,6 +57,12 @@ def test_unix_sockets_and_anybody_are_trusted_when_they_are_named() -> None:
     assert not Networks()
 
 
+def test_networks_may_be_one_text() -> None:
+    """As in a file; otherwise each of its characters would be a network."""
+    assert Networks("10.0.0.0/8, unix").parts == ("10.0.0.0/8", "unix")
+    assert Networks("127.0.0.1").parts == ("127.0.0.1",)
+
+
 def test_networks_are_written_in_one_form() -> None:
     """For messages, and for --print-config."""
     assert str(Networks(["::ffff:10.0.0.0/104", " ::1/128 ", "UNIX"])) == "10.0.0.0/8, ::1, unix"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sitebus.asgi import CONNECTION, Receive, Scope, Send
-from sitebus.errors import BadNetwork
+from sitebus.errors import BadNetwork, BadServerOption
 from sitebus.mounts import Site
 from sitebus.servers import forwarded
 from sitebus.servers.proxies import Connection, trusting_asgi, trusting_wsgi
@@ -203,6 +203,22 @@ def test_a_name_is_nobody_to_trust() -> None:
         trusting_wsgi(saying("x"), ["localhost"])
     with pytest.raises(BadNetwork, match="localhost"):
         trusting_asgi(seen_asgi, ["localhost"])  # type: ignore[arg-type]
+
+
+def test_a_header_that_is_none_is_told() -> None:
+    """It would be trusted in vain, and nobody would miss it."""
+    chosen = ["x-forwarded-proto", "X-Forwarded-Fro"]
+    with pytest.raises(BadServerOption, match="'x-forwarded-fro': there are forwarded, x-"):
+        trusting_wsgi(saying("x"), TRUSTED, chosen)
+    with pytest.raises(BadServerOption, match="'x-forwarded-fro': there are forwarded, x-"):
+        trusting_asgi(seen_asgi, TRUSTED, chosen)  # type: ignore[arg-type]
+
+
+def test_headers_may_be_spelled_as_everybody_spells_them() -> None:
+    """In lower case nobody writes them but programs."""
+    headers = {"x-forwarded-for": CLIENT, "x-forwarded-prefix": "/x"}
+    seen = seen_wsgi(headers, believed=["X-Forwarded-For"])
+    assert (seen["REMOTE_ADDR"], seen["SCRIPT_NAME"]) == (CLIENT, "")
 
 
 def test_a_site_is_found_by_the_host_of_the_client() -> None:
