@@ -157,7 +157,7 @@ def test_a_stale_pid_that_somebody_else_has_now_is_no_owner(
     assert path.read_text() == f"{os.getpid()}\n"
 
 
-@pytest.mark.parametrize("text", ["", f"{os.getpid()}", "999999999\n"])
+@pytest.mark.parametrize("text", ["", pytest.param(f"{os.getpid()}", id="our own"), "999999999\n"])
 def test_whatever_was_a_pid_file_once_is_replaced(
     bus: Engine, plugin: PIDFile, path: Path, text: str
 ) -> None:

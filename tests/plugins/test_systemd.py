@@ -338,7 +338,7 @@ class TestWatchdog:
         [
             ("", "", None),
             ("", "30000000", 30.0),
-            (str(os.getpid()), "500000", 0.5),
+            pytest.param(str(os.getpid()), "500000", 0.5, id="our own"),
             ("1", "500000", None),
             ("", "0", None),
             ("", "-1", None),
