@@ -11,7 +11,7 @@ site whose sockets outlive the server; it is replaced, part by part:
   for ever; ours drains, and its worker threads are daemons that can be left behind.
 - Its TLS handshake is made by the accepting thread, and requests are read by the workers: either
   waits for clients that say nothing. Ours wait for none (`sitebus.servers._cheroot_connection`).
-- What its parser lets through, proxies may read otherwise: `sitebus.servers._cheroot_head`.
+- What its parser lets through, proxies may read otherwise: `sitebus.servers.heads`.
 - Its bodies loop, hang, or are kept in memory: `sitebus.servers._cheroot_input`.
 
 What it still does, and what is relied on, documented or not, is used in this module and in
@@ -44,10 +44,10 @@ from cheroot import wsgi
 
 from sitebus.servers import proxy_protocol
 from sitebus.servers._cheroot_connection import Connection, Next
-from sitebus.servers._cheroot_head import Refusal
 from sitebus.servers._cheroot_request import Gateway, described
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door, Doorkeeper
+from sitebus.servers.heads import Refusal
 from sitebus.servers.pool import WorkerPool
 
 if TYPE_CHECKING:

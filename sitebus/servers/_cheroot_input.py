@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 
 from sitebus.errors import BadChunks, BodyTooLarge, BodyTooSlow, ClientGone
-from sitebus.servers._cheroot_head import TRAILER
 from sitebus.servers._cheroot_stream import PIECE, Reader
+from sitebus.servers.heads import TRAILER
 from sitebus.servers.lines import Lines
 
 #: The longest line before a chunk, and what extensions and trailers may take in all; bytes.

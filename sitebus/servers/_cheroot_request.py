@@ -14,8 +14,8 @@ from cheroot import server as cheroot_server
 from cheroot import wsgi
 
 from sitebus.errors import WrongLength
-from sitebus.servers._cheroot_head import PHRASES, Head
 from sitebus.servers._cheroot_input import ChunkedInput, Input
+from sitebus.servers.heads import PHRASES, Head
 
 if TYPE_CHECKING:
     from sitebus.servers._cheroot import HTTPServer

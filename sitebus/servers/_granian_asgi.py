@@ -28,13 +28,13 @@ from typing import Any
 
 from sitebus.errors import BadMessage, BodyTooLarge, ClientGone
 from sitebus.servers import _granian_head as heads
-from sitebus.servers._cheroot_head import Refusal
 from sitebus.servers._granian import scheduler
 from sitebus.servers._granian_head import shown
 from sitebus.servers._granian_inbox import FAILED, FINISHED, Inbox, WebSocket, check_status
 from sitebus.servers._granian_sockets import Place, reset
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door
+from sitebus.servers.heads import Refusal
 from sitebus.servers.hosting import Speech
 
 Message = dict[str, Any]

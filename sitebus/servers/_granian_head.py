@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sitebus.servers._cheroot_head import PHRASES, Refusal
 from sitebus.servers.complaints import Complaints
+from sitebus.servers.heads import Refusal
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -143,7 +143,7 @@ def shown(scope: dict[str, Any]) -> str:
 
 def tell_of(complaints: Complaints, scope: dict[str, Any], refused: Refusal) -> None:
     """Say in the log that a request was refused."""
-    kind = f"{refused.status} {PHRASES[refused.status]}"
+    kind = refused.kind
     client = scope["client"]
     who = client[0] if client and client[0] else "a client"
     complaints.tell(kind, f"Refused a request from {who}: {kind}. {refused.why}")

@@ -26,7 +26,6 @@ from urllib.parse import unquote_to_bytes
 
 from sitebus.errors import BodyTooLarge, BodyTooSlow, ClientGone
 from sitebus.servers import _granian_head as heads
-from sitebus.servers._cheroot_head import Refusal
 from sitebus.servers._granian import GLANCE, Loop, scheduler
 from sitebus.servers._granian_head import cgi_name, known_hosts, known_names, shown
 from sitebus.servers._granian_input import Client, Input, NoBody
@@ -34,6 +33,7 @@ from sitebus.servers._granian_response import Headers, Response, Scope, Slots
 from sitebus.servers._granian_sockets import Place, reset
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door
+from sitebus.servers.heads import Refusal
 from sitebus.servers.hosting import Speech
 
 Log = Callable[[str, int, bool], object]

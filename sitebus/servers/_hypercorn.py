@@ -67,12 +67,12 @@ import socket
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sitebus.servers._cheroot_head import PHRASES, Refusal
 from sitebus.servers._hypercorn_settings import LogTo, Settings
 from sitebus.servers._hypercorn_talk import Conversation
 from sitebus.servers._hypercorn_visitor import Visitor
 from sitebus.servers.arrivals import Arrivals
 from sitebus.servers.complaints import Complaints
+from sitebus.servers.heads import Refusal
 from sitebus.servers.looped import LoopServer
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class Hosted(LoopServer):
 
     def complain(self, who: str, refusal: Refusal) -> None:
         """Log that a request was refused."""
-        kind = f"{refusal.status} {PHRASES[refusal.status]}"
+        kind = refusal.kind
         self._complaints.tell(kind, f"Refused a request from {who}: {kind}. {refusal.why}")
 
     def note_idle(self, visitor: Visitor, *, is_idle: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypercorn.protocol.http_stream import ASGIHTTPState
 
-from sitebus.servers._cheroot_head import Refusal
+from sitebus.servers.heads import Refusal
 
 if TYPE_CHECKING:
     from sitebus.asgi import Message, Receive, Scope, Send

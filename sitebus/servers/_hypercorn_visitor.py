@@ -19,11 +19,11 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from hypercorn.typing import LifespanState
 
-from sitebus.servers._cheroot_head import Refusal
 from sitebus.servers._hypercorn_http2 import EVERY_STREAM, Streams, go_away
 from sitebus.servers._hypercorn_talk import ClientLeft, Conversation, Exchange, Talk
 from sitebus.servers._hypercorn_wire import Wire
 from sitebus.servers.client_certs import asgi_extension
+from sitebus.servers.heads import Refusal
 
 if TYPE_CHECKING:
     from sitebus.asgi import Message, Scope

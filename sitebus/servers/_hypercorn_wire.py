@@ -2,7 +2,7 @@
 
 h11 reads what two servers could read in two ways: a request with two lengths, folded lines, lines
 that end in LF alone, any Host and any version. What a head says is decided by
-`sitebus.servers._cheroot_head` instead, and what is in chunks by `sitebus.servers.chunks`; h11 gets
+`sitebus.servers.heads` instead, and what is in chunks by `sitebus.servers.chunks`; h11 gets
 what they have found.
 
 What is relied on of h11 is told at the top of `sitebus.servers._hypercorn`.
@@ -18,8 +18,8 @@ from typing import Any
 import h11
 
 from sitebus.errors import BadChunks
-from sitebus.servers._cheroot_head import Head, Refusal, find_end, read
 from sitebus.servers.chunks import Chunks
+from sitebus.servers.heads import Head, Refusal, find_end, read
 
 _REASONS = {each.value: each.phrase.encode() for each in HTTPStatus}
 #: What a client begins with that speaks HTTP/2 without asking (RFC 9113, section 3.4).

@@ -10,13 +10,13 @@ from h11._receivebuffer import ReceiveBuffer
 from sitebus.servers._uvicorn_polite import BLANK
 from sitebus.servers._uvicorn_strict import (
     CONTROL,
-    Refusal,
     check_fields,
     check_lines,
     check_together,
     parts_of,
     with_host,
 )
+from sitebus.servers.heads import Refusal
 
 
 def mend(kind: Any) -> Any:

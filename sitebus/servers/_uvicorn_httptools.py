@@ -10,13 +10,13 @@ from sitebus.servers._uvicorn_strict import (
     SINGLE,
     SPOKEN,
     WATCHED,
-    Refusal,
     check_single,
     check_together,
     checked,
     parts_of,
     with_host,
 )
+from sitebus.servers.heads import Refusal
 
 _SLASH = 47
 #: The parser takes another protocol's first line for ours.

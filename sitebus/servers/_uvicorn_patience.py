@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sitebus.servers._uvicorn_parting import Protocol
 from sitebus.servers._uvicorn_polite import Polite, is_running
-from sitebus.servers._uvicorn_strict import Refusal
+from sitebus.servers.heads import Refusal
 
 #: How many times it is looked, in the time that a client has, what clients do.
 ROUNDS = 2

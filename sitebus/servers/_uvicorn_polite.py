@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sitebus.servers._uvicorn_parting import Parting
-from sitebus.servers._uvicorn_strict import Refusal
+from sitebus.servers._uvicorn_strict import answer
+from sitebus.servers.heads import Refusal
 
 #: Seconds that a client has to hang up when it was told its last.
 FAREWELL = 1.0
@@ -59,7 +60,7 @@ class Polite:
     def send_away(self, refusal: Refusal) -> None:
         """Answer what is not served, unless that would be in the middle of another answer."""
         self.end_head()
-        kind = f"{refusal.status} {refusal.phrase}"
+        kind = refusal.kind
         self.logger.complain(kind, f"Refused a request from {self.who}: {kind}. {refusal.why}")
         cycle = self.cycle
         if not is_running(cycle):
@@ -86,7 +87,7 @@ class Polite:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         transport = self.transport
-        transport.write(refusal.answer(self.server_state.default_headers))
+        transport.write(answer(refusal, self.server_state.default_headers))
         if not isinstance(transport, Parting):
             self.transport = transport = Parting(self, FAREWELL, lambda: None)
         transport.part()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from http import HTTPStatus
+
+from sitebus.servers import heads
+from sitebus.servers.heads import Refusal
 
 #: Visible in a text: neither CR, LF, NUL nor other controls (RFC 9110, section 5.5).
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 #: In the lines of a head: an end that is none, or a line that continues the one before.
 _STRANGE_LINE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0|\r\n[ \t]")
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-fv:.]+\]|[A-Za-z0-9._~%!$&'()*+;=-]*)(?::[0-9]{0,5})?")
-_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
@@ -29,41 +29,23 @@ SPOKEN = "This server speaks HTTP/1.1 and HTTP/1.0."
 Fields = list[tuple[bytes, bytes]]
 
 
-class Refusal(Exception):
-    """A request that gets an answer and no application.
-
-    Args:
-        status: The status of the answer.
-        why: One sentence, for the client and for the log; nothing that a client wrote.
-    """
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(status, why)
-        self.status = status
-        self.why = why
-
-    def answer(self, fields: Fields) -> bytes:
-        """Answer the whole answer, with *fields* besides its own."""
-        body = self.why.encode("ascii")
-        own = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        others = [each for each in fields if each[0].lower() != b"connection"]
-        lines = b"".join(b"%b: %b\r\n" % each for each in others + own)
-        phrase = self.phrase.encode("ascii")
-        return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (self.status, phrase, lines, body)
-
-    @property
-    def phrase(self) -> str:
-        return HTTPStatus(self.status).phrase
+def answer(refusal: Refusal, fields: Fields) -> bytes:
+    """Answer the whole answer to who is refused, with *fields* besides its own."""
+    body = refusal.why.encode("ascii")
+    own = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    others = [each for each in fields if each[0].lower() != b"connection"]
+    lines = b"".join(b"%b: %b\r\n" % each for each in others + own)
+    return b"HTTP/1.1 %b\r\n%b\r\n%b" % (refusal.kind.encode("ascii"), lines, body)
 
 
 @lru_cache(maxsize=512)
 def is_host(value: bytes) -> bool:
     """Tell whether *value* can be the name or address, and port, of a server."""
-    return _HOST.fullmatch(value) is not None and _BAD_ESCAPE.search(value) is None
+    return heads.is_host(value.decode("latin-1"))
 
 
 def checked(name: bytes, value: bytes) -> bytes:

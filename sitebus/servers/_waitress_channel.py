@@ -12,8 +12,8 @@ from typing import Any
 
 from waitress import channel, task
 
-from sitebus.servers._cheroot_head import PHRASES, Refusal
 from sitebus.servers._waitress_reading import Parser, Refused
+from sitebus.servers.heads import PHRASES, Refusal
 from sitebus.servers.waiting import NEVER
 
 LogTo = Callable[[str, int, Any], object]

@@ -1,7 +1,7 @@
 """A request of waitress's, read strictly: what two servers could read in two ways is refused.
 
 waitress's own parser takes a request with two lengths, without a host, or for a version that does
-not exist. What is in a head is decided by `sitebus.servers._cheroot_head` instead, and what is in
+not exist. What is in a head is decided by `sitebus.servers.heads` instead, and what is in
 chunks by `sitebus.servers.chunks`; the rest is handed to waitress as its parser would have it.
 """
 
@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 from waitress import buffers, parser, receiver
 
 from sitebus.errors import BadChunks, BodyTooLarge
-from sitebus.servers._cheroot_head import PHRASES, Head, Refusal, find_end, read
 from sitebus.servers.chunks import Chunks
+from sitebus.servers.heads import PHRASES, Head, Refusal, find_end, read
 from sitebus.servers.waiting import NEVER
 
 _EMPTY_LINES = re.compile(rb"(?:\r\n)*")

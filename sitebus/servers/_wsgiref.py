@@ -19,10 +19,10 @@ from wsgiref.handlers import SimpleHandler
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
 from sitebus.errors import BadChunks, BadProxyHeader, BodyTooLarge, BodyTooSlow, ClientGone
-from sitebus.servers._cheroot_head import PHRASES, Head, Refusal, read
 from sitebus.servers._wsgiref_reading import Body, Wire
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door, Doorkeeper
+from sitebus.servers.heads import PHRASES, Head, Refusal, read
 from sitebus.servers.pool import WorkerPool
 from sitebus.sockets.networks import Networks
 
@@ -119,7 +119,7 @@ class Response(ServerHandler):
     def handle_error(self) -> None:
         refusal = _REFUSALS.get(self.body.failure) if self.body.failure else None
         if refusal is not None:
-            self.error_status = f"{refusal.status} {PHRASES[refusal.status]}"
+            self.error_status = refusal.kind
             self.error_body = refusal.why.encode()
             self.handler.complain(refusal)
         if self.headers_sent:
@@ -226,7 +226,7 @@ class Handler(WSGIRequestHandler):
 
     def complain(self, refusal: Refusal) -> None:
         """Say in the log that the request was refused."""
-        kind = f"{refusal.status} {PHRASES[refusal.status]}"
+        kind = refusal.kind
         who = self.client_address[0] or "a client"
         message = f"Refused a request from {who}: {kind}. {refusal.why}"
         self.connection_.server.complaints.tell(kind, message)

@@ -11,12 +11,14 @@ printable ASCII, is escaped, so that no name can be mistaken for another, or for
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ssl
+
+    from sitebus.asgi import ASGIApplication, Receive, Scope, Send
 
 #: TLS versions as they are numbered on the wire.
 VERSIONS = {"SSLv3": 0x0300, "TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303,
@@ -116,6 +118,26 @@ def asgi_extension(
         "tls_version": VERSIONS.get(connected.version() or protocol),
         "cipher_suite": cipher_number(connected.context, name),
     }
+
+
+def telling(app: ASGIApplication, server_cert: Callable[[], str | None]) -> ASGIApplication:
+    """Answer *app*, which finds `asgi_extension` in its scopes.
+
+    For libraries whose ``receive`` is a method of what has a ``transport``. It is made once for
+    each connection.
+    """
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
+        secure = None if transport is None else transport.get_extra_info("ssl_object")
+        if secure is not None:
+            known = getattr(secure, "extension", None)
+            if known is None:
+                known = secure.extension = asgi_extension(secure, server_cert())
+            scope = {**scope, "extensions": {**(scope.get("extensions") or {}), "tls": known}}
+        await app(scope, receive, send)
+
+    return told
 
 
 def client_chain(connected: ssl.SSLSocket | ssl.SSLObject) -> list[str]:

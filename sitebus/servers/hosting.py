@@ -181,6 +181,8 @@ class SiteServer(ServerAdapter):
         #: The numbers of those whose connections begin with a PROXY header.
         self.proxied_doors: frozenset[int] = frozenset()
         self._context: ssl.SSLContext | None = None
+        #: The certificate that clients are shown, in PEM.
+        self._shown: str | None = None
         self._bind_failed = False
         self._drain_until = 0.0
         self._bridge_threads: bridges.Threads | None = None
@@ -454,6 +456,8 @@ class SiteServer(ServerAdapter):
             return
         try:
             self._context = self.tls.context(self.protocols)
+            # Now: later the process may not be permitted to.
+            self._shown = self.tls.shown()
         except SitebusError as error:
             if self._context is None:
                 raise

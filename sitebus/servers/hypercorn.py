@@ -6,7 +6,6 @@ started.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +26,6 @@ _LOG = "sitebus logs what hypercorn says, and has an access log of its own"
 _PROCESS = "sitebus runs the process"
 _LIFESPAN = "sitebus runs the lifespans"
 
-_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 #: What sitebus decides, and what to say instead.
 RESERVED = {
@@ -92,9 +90,6 @@ class HypercornServer(SiteServer):
         note="HTTP/2 also without TLS, if clients insist.",
     )
 
-    #: The certificate that clients are shown, in PEM, without a key beside it.
-    _shown: str | None = None
-
     def make(self) -> Hosted:
         """Make hypercorn's server, on copies of the listening sockets."""
         from sitebus.servers._hypercorn import Hosted
@@ -134,15 +129,6 @@ class HypercornServer(SiteServer):
         """Use *context* for connections from now on."""
         self.httpserver.certificate = self._shown
         self.httpserver.renew(context)
-
-    def _read_certificate(self) -> None:
-        known = self._context
-        super()._read_certificate()
-        # Now: later the process may not be permitted to.
-        if self.tls is not None and self._context is not known:
-            text = self.tls.certificate.read_text("ascii", "replace")
-            found = _CERTIFICATE.search(text)
-            self._shown = f"{found[0]}\n" if found else None
 
     def _settings(self) -> Settings:
         from sitebus.servers._hypercorn_settings import Settings

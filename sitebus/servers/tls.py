@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 #: Ciphers of TLS 1.2 whose recorded traffic stays secret when the key is lost later.
 _SECRET_LATER = ("ECDHE-", "DHE-")
+
+
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class TLS(NamedTuple):
@@ -34,6 +38,11 @@ class TLS(NamedTuple):
     chain: Path | None = None
     client_ca: Path | None = None
     client: Literal["required", "optional"] = "required"
+
+    def shown(self) -> str | None:
+        """Answer the certificate that clients are shown, in PEM, without what is beside it."""
+        found = _CERTIFICATE.search(self.certificate.read_text("ascii", "replace"))
+        return f"{found[0]}\n" if found else None
 
     def context(self, protocols: Sequence[str] = ("http/1.1",)) -> ssl.SSLContext:
         """Read the files into a context for servers, TLS 1.2 at least.

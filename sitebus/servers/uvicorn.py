@@ -77,9 +77,12 @@ class UvicornServer(SiteServer):
         """Make a server of uvicorn's protocols, on copies of the listening sockets."""
         from sitebus.servers._uvicorn import Server
         from sitebus.servers._uvicorn_protocols import Log, configure
+        from sitebus.servers.client_certs import telling
         from sitebus.servers.limits import limited
 
         app = limited(self.face("asgi"), self.max_body)
+        if self.tls is not None:
+            app = telling(app, lambda: self._shown)
         config = configure(
             self._options(), app, max_head=self.max_header, header_timeout=self.header_timeout
         )

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sitebus.servers._uvicorn_strict import (
-    Refusal,
     check_fields,
     check_lines,
     check_together,
@@ -19,6 +18,7 @@ from sitebus.servers._uvicorn_strict import (
     is_host,
     parts_of,
 )
+from sitebus.servers.heads import Refusal
 from tests.helpers import wait_for
 from tests.servers.client import Client
 from tests.servers.conftest import Logged

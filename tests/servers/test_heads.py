@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sitebus.servers._cheroot_head import MOST_FIELDS, Head, Refusal, find_end, read
+from sitebus.servers.heads import MOST_FIELDS, Head, Refusal, find_end, read
 
 
 def head(*fields: bytes, line: bytes = b"GET / HTTP/1.1", host: bool = True) -> Head:

@@ -54,6 +54,11 @@ PHRASES = {
 }
 
 
+def is_host(text: str) -> bool:
+    """Tell whether *text* can be the name or address, and port, of a server, or none at all."""
+    return _HOST.fullmatch(text) is not None
+
+
 class Refusal(Exception):
     """A request that gets an answer and no application.
 
@@ -66,6 +71,11 @@ class Refusal(Exception):
         super().__init__(status, why)
         self.status = status
         self.why = why
+
+    @property
+    def kind(self) -> str:
+        """The status with its phrase."""
+        return f"{self.status} {PHRASES[self.status]}"
 
 
 class Head(NamedTuple):
@@ -222,7 +232,7 @@ def _parts(method: bytes, target: bytes) -> tuple[str, str, str | None]:
             raise Refusal(400, "The target of the request is neither a path nor a URL.")
         authority = known[1].decode("ascii")
         # Without a name it is no URL (RFC 9110, section 4.2.1).
-        if authority[:1] == ":" or not _HOST.fullmatch(authority):
+        if authority[:1] == ":" or not is_host(authority):
             raise Refusal(400, "The target of the request has no valid host.")
         target = known[2] if known[2][:1] == b"/" else b"/" + known[2]
     if b"#" in target:
@@ -238,7 +248,7 @@ def _check_host(fields: dict[str, str], is_new: bool) -> None:
     if host is None:
         if is_new:
             raise Refusal(400, "The request has no Host.")
-    elif not _HOST.fullmatch(host):
+    elif not is_host(host):
         raise Refusal(400, "The Host is not a name or an address.")
 
 
