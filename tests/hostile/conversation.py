@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tests.hostile.entries import Drip, Entry, Moment, Step
 
 #: What the site allows a client, in seconds, and how much later a busy machine may notice.
-LIMIT, SLACK = 1.0, 10.0
+LIMIT, SLACK = 3.0, 10.0
 #: How long a pause between two pieces is, so that they come as two; and between two drops.
 PIECE, DROP = 0.002, 0.1
 #: How long a client waits at most to be told something before it goes on.

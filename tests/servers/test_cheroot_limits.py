@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -227,8 +228,17 @@ def test_who_was_silent_longest_makes_room(serve: Serve, connect: Connect) -> No
     """A newcomer has something to say, perhaps."""
     server = serve(max_connections=3)
     first, second, third = (connect(server) for _ in range(3))
+    keeper = server.httpserver._keeper
+    wait_for(lambda: len(keeper.idle) == 3)
+
+    def has_moved(before: Any) -> bool:
+        """Tell whether who was answered is parked again: the next could be before it."""
+        return len(keeper.idle) == 3 and keeper.idle != before
+
     for client in (first, second, third, first):
+        before = keeper.idle
         assert client.get().status == 200
+        wait_for(partial(has_moved, before))
 
     assert connect(server).get().status == 200
 
