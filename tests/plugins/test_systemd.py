@@ -316,7 +316,7 @@ class TestWatchdog:
         thread.start()
         bus.block()
         thread.join()
-        assert sum("watchdog" in line for line in said) == 1
+        assert sum("every thread that serves is stuck" in line for line in said) == 1
 
     def test_it_can_be_left_out(
         self, manager: Manager, bus: Engine, monkeypatch: pytest.MonkeyPatch
