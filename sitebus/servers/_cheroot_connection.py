@@ -24,8 +24,7 @@ from sitebus.errors import (
     ClientGone,
     ResponseBroken,
 )
-from sitebus.servers import client_certs, proxy_protocol
-from sitebus.servers import heads as heads
+from sitebus.servers import client_certs, heads, proxy_protocol
 from sitebus.servers._cheroot_request import LEFT_AT_MOST, Request, answer, described
 from sitebus.servers._cheroot_stream import Reader, Writer, raw_recv
 from sitebus.servers.heads import PHRASES, Head, Refusal

@@ -102,7 +102,6 @@ class Hosted(LoopServer):
         application: The ASGI application.
         settings: hypercorn's configuration.
         tls: The context when the sockets speak TLS.
-        backlog: How many connections the kernel keeps until they are accepted.
         timeout: Seconds a client may be silent.
         max_header: The longest request head in bytes; 0 is any.
         max_body: The longest request body in bytes, if its length is told; 0 is any.
@@ -124,7 +123,6 @@ class Hosted(LoopServer):
         settings: Settings,
         *,
         tls: ssl.SSLContext | None,
-        backlog: int,
         timeout: float,
         max_header: int,
         name: str,
@@ -164,7 +162,6 @@ class Hosted(LoopServer):
             self.sockets,
             self._protocol,
             context=tls,
-            backlog=backlog,
             timeout=timeout,
             broken=self._break,
             changed=self._look_round,

@@ -147,7 +147,6 @@ class Server(LoopServer):
             sockets,
             make,
             context=context,
-            backlog=config.backlog,
             timeout=timeout,
             broken=self._break,
             changed=self._tell,

@@ -78,7 +78,6 @@ class Arrivals:
         sockets: Listening sockets, non-blocking; they stay open.
         factory: Makes an `asyncio.Protocol` for a connection.
         context: For TLS; new connections use the one that is there when they begin to speak.
-        backlog: Not used; the sockets listen already.
         timeout: Seconds until a client that says nothing is given up.
         broken: Is told once that nothing can be accepted any more, and why: a `CannotAccept`.
         changed: Is told when there are fewer that are arriving.
@@ -103,7 +102,6 @@ class Arrivals:
         factory: Callable[[], Any],
         *,
         context: ssl.SSLContext | None,
-        backlog: int,
         timeout: float,
         broken: Callable[[OSError], object],
         changed: Callable[[], object],

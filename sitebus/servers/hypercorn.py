@@ -101,7 +101,6 @@ class HypercornServer(SiteServer):
             limited(self.face("asgi"), self.max_body),
             self._settings(),
             tls=self._context,
-            backlog=self.backlog,
             timeout=float(self.native.get("keep_alive_timeout", self.timeout)),
             max_header=self.max_header,
             name=f"hypercorn {self.name}",
