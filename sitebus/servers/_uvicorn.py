@@ -31,7 +31,8 @@ These are the modules that know uvicorn from inside. What they rely on, document
   head is complete: its ``response_started``, ``response_complete``, ``more_body``, ``scope``,
   ``keep_alive``, ``transport``, ``waiting_for_100_continue`` and ``default_headers``; ``Connection:
   close`` in these is heeded, with ``transport.close()`` after the response. It sends nothing more
-  when ``disconnected`` is set, which ``message_event`` tells its application.
+  when ``disconnected`` is set, which ``message_event`` tells its application. That is given its
+  ``receive`` in the next turn of the loop; what has come of the body is in ``body``.
 - After the last of a response was written it calls ``on_response``, which is what was the
   protocol's ``on_response_complete`` when it was made. ``client`` and ``server`` are set by
   ``connection_made``, and read for each request.
@@ -46,7 +47,10 @@ These are the modules that know uvicorn from inside. What they rely on, document
   for trailers too, and ``url``, and makes the request in ``on_headers_complete``; what is raised
   there is a failure of the parser. ``_should_upgrade()`` is asked about every request that wants
   to. It sends chunks to clients of HTTP/1.0 unless its ``cycle`` has another ``chunked_encoding``
-  than None; then no more bytes than ``expected_content_length``, which must be 0 at the end.
+  than None; then no more bytes than ``expected_content_length``, which must be 0 at the end. Behind
+  a request for a protocol that it does not speak it reads nothing of what came at once; it calls
+  ``_unsupported_upgrade_warning()`` while it handles the `httptools.HttpParserUpgrade` that says
+  where that begins.
 - `H11Protocol` has ``conn``, an `h11.Connection`, which may become one of a class of ours, and asks
   its ``next_event()``; ``_receive_buffer.maybe_extract_next_line()`` of that is for chunks only.
 - One for HTTP/2 (`zttp`) has ``cycles`` instead of ``cycle``, and ``conn.close(0, last_stream_id)``
@@ -199,7 +203,9 @@ class Server(LoopServer):
         self.arrivals.close(linger)
         if self._keeping is not None:
             for kept in self.arrivals.take_kept():
-                self._keeping.give(kept.door, kept.socket, kept.peer, kept.begun)
+                # Only a PROXY header tells of anything else than that.
+                peer = kept.peer if isinstance(kept.peer, tuple) else None
+                self._keeping.give(kept.door, kept.socket, peer, b"")
         # Those that are being made come to it by themselves.
         for number, connection in enumerate(list(self._crowd), 1):
             self._part(connection)
@@ -220,7 +226,8 @@ class Server(LoopServer):
     def adopt(self, found: Sequence[tuple[int, Idle]]) -> None:
         """Go on with connections that were idle elsewhere (not from the loop)."""
         for _, each in found:
-            each.socket.setblocking(False)
+            if each.socket.gettimeout() != 0:
+                each.socket.setblocking(False)
         asyncio.run_coroutine_threadsafe(self._adopt(found), self.loop).result()
 
     async def _adopt(self, found: Sequence[tuple[int, Idle]]) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from sitebus.servers._uvicorn_polite import BLANK, TOO_LONG, Polite, head_of
+import httptools
+
+from sitebus.servers._uvicorn_polite import BLANK, Polite, head_of, is_running
 from sitebus.servers._uvicorn_strict import (
     SINGLE,
     SPOKEN,
     WATCHED,
+    check_number,
     check_single,
     check_together,
     checked,
+    note,
     parts_of,
+    too_long,
     with_host,
 )
-from sitebus.servers.heads import Refusal
+from sitebus.servers.heads import MOST_FIELDS, Refusal
 
 _SLASH = 47
 #: The parser takes another protocol's first line for ours.
@@ -44,6 +51,8 @@ def mend(kind: Any, most: int) -> Any:  # noqa: C901 - that of five methods
         def data_received(self, data: bytes) -> None:
             cycle = self.cycle
             in_body = cycle is not None and cycle.more_body
+            if len(data) > most:
+                self.most = most
             if in_body:
                 self.pieces += 1
                 if self.has_too_much_between(len(data)):
@@ -57,15 +66,17 @@ def mend(kind: Any, most: int) -> Any:  # noqa: C901 - that of five methods
                 self.send_400_response(SPOKEN)
                 return
             receive(self, data)
+            if self.unread_from:
+                self.read_on(memoryview(data), receive)
             now = self.cycle
+            if now is not None and (now.more_body or not now.keep_alive):
+                self.prepare(now)
             if now is cycle or self.scope is not now.scope:
                 self.have_part(data, cycle, in_body)
             elif self.head:
                 self.head = 0
+                self.begun.clear()
                 self.end_head()
-            if now is not None and not now.keep_alive and now.scope["http_version"] == "1.0":
-                now.chunked_encoding = False
-                now.expected_content_length = _Unsaid()
 
         def on_header(self, name: bytes, value: bytes) -> None:
             name = name.lower()
@@ -79,6 +90,8 @@ def mend(kind: Any, most: int) -> Any:  # noqa: C901 - that of five methods
             is_plain = b"host" in seen and len(seen) == 1 and self.url[0] == _SLASH
             if not is_plain or version != "1.1" or b"#" in self.url:
                 self.check_head(version)
+            if self.most or len(self.headers) > MOST_FIELDS:
+                self.check_size()
             begin(self)
             if b"transfer-encoding" in seen:
                 # What comes behind the body is none of the head's.
@@ -113,6 +126,10 @@ class _Counting(Polite):
     head = 0
     #: Its end, where the end of all may begin.
     tail = b""
+    #: The longest that a head may be, once so much has come at once that one may be longer.
+    most = 0
+    #: Where in what has come the next request begins, if its parser has stopped before that.
+    unread_from = 0
     #: How much came after the head, and how much of that was the body itself.
     taken = given = 0
 
@@ -120,6 +137,8 @@ class _Counting(Polite):
         super().__init__(*args, **named)
         #: What the head says that is watched.
         self.seen: dict[bytes, bytes] = {}
+        #: What has come of a head, where it is known where that has begun.
+        self.begun = bytearray()
 
     @property
     def is_at_rest(self) -> bool:
@@ -129,6 +148,13 @@ class _Counting(Polite):
             return self.scope is None
         is_answered = cycle.response_complete and not cycle.more_body
         return is_answered and self.scope is cycle.scope and not (self.pipeline or self.is_deaf)
+
+    @property
+    def half_a_head(self) -> bytes:
+        """What has come of a head, if all of it is known and nothing else is under way."""
+        cycle = self.cycle
+        is_answered = cycle is None or (cycle.response_complete and not cycle.more_body)
+        return bytes(self.begun) if is_answered and not (self.pipeline or self.is_deaf) else b""
 
     def watch(self, name: bytes, value: bytes) -> bytes:
         """Answer the *value* of a field that matters, if it is good."""
@@ -142,13 +168,13 @@ class _Counting(Polite):
         except Refusal as refusal:
             self.refusal = refusal
             raise
-        self.seen[name] = value
+        note(self.seen, name, value)
         return value
 
     def check_head(self, version: str) -> None:
         try:
             seen = self.seen
-            check_together(version, seen)
+            check_together(version, seen, self.most_body)
             target, host = parts_of(self.parser.get_method(), self.url)
             is_upgrade = self.parser.should_upgrade() and self._get_upgrade() != b"websocket"
             if is_upgrade and seen.keys() & {b"content-length", b"transfer-encoding"}:
@@ -164,11 +190,48 @@ class _Counting(Polite):
             version != "1.0" and seen.get(b"expect", b"").lower() == b"100-continue"
         )
 
+    def prepare(self, cycle: Any) -> None:
+        """Prepare for the answer to who has just said something."""
+        if cycle.more_body:
+            self.expect_rest(cycle)
+        if not cycle.keep_alive and cycle.scope["http_version"] == "1.0":
+            cycle.chunked_encoding = False
+            cycle.expected_content_length = _Unsaid()
+
+    def check_size(self) -> None:
+        """Check the head that is complete, which nobody has measured while it came."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        try:
+            check_number(self.headers)
+            if self.most and size > self.most:
+                raise too_long(self.most, is_past_line=len(self.url) < self.most)
+        except Refusal as refusal:
+            self.refusal = refusal
+            raise
+
     def _should_upgrade(self) -> bool:
         if self.parser.get_method() == b"CONNECT":
             self.refusal = Refusal(405, "This server is no proxy.")
             raise self.refusal
-        return bool(super()._should_upgrade())  # type: ignore[misc]
+        if not super()._should_upgrade():  # type: ignore[misc]
+            return False
+        if is_running(self.cycle):
+            self.refusal = Refusal(400, "A WebSocket cannot begin before the answers are complete.")
+            raise self.refusal
+        return True
+
+    def _unsupported_upgrade_warning(self) -> None:
+        super()._unsupported_upgrade_warning()  # type: ignore[misc]
+        stopped = sys.exception()
+        if isinstance(stopped, httptools.HttpParserUpgrade):
+            self.unread_from = stopped.args[0]
+
+    def read_on(self, data: memoryview, receive: Callable[[Any, memoryview], None]) -> None:
+        """Read what is behind a request for another protocol, which it gets no answer in."""
+        while self.unread_from and not self.is_deaf:
+            data, self.unread_from = data[self.unread_from :], 0
+            if data:
+                receive(self, data)
 
     def _get_upgrade(self) -> bytes | None:
         upgrade: bytes | None = super()._get_upgrade()  # type: ignore[misc]
@@ -181,8 +244,10 @@ class _Counting(Polite):
         tail = self.tail if self.head else b""
         is_too_long = self.head - len(tail) + head_of(tail + data) > most
         if is_too_long:
+            is_past_line = b"\r\n" in (bytes(self.begun) + data)[:most]
+            is_known = bool(self.begun) or not self.head
             self.head = max(1, self.head)
-            self.send_400_response(TOO_LONG)
+            self.send_away(too_long(most, is_past_line=is_past_line or not is_known))
         return is_too_long
 
     def has_too_much_between(self, size: int) -> bool:
@@ -193,8 +258,14 @@ class _Counting(Polite):
 
     def have_part(self, data: bytes, before: Any, in_body: bool) -> None:
         """Take note of *data* that ended in the middle of something."""
+        if self not in self.connections:
+            return  # it has become a WebSocket
         now = self.cycle
         if self.scope is not (None if now is None else now.scope):
+            if now is before and not in_body and (self.begun or not self.head):
+                self.begun += data
+            else:
+                self.begun.clear()
             begin = data.rfind(BLANK)
             if begin >= 0:
                 self.head = max(1, len(data) - begin - len(BLANK))
@@ -206,6 +277,7 @@ class _Counting(Polite):
             self.begin_head()
         else:
             self.head = 0
+            self.begun.clear()
         if self.is_deaf:
             self.head = 1  # for is_refused
             self.end_head()

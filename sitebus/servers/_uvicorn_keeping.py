@@ -1,6 +1,7 @@
 """How idle connections go to who serves after us, and come from who served before.
 
-Only those of plain HTTP/1.1, between two requests: nothing is in our hands then but a descriptor.
+Only those of plain HTTP/1.1, between two requests: nothing is in our hands then but a descriptor,
+and perhaps the beginning of a head.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 #: How many are given away before others have their turn; each takes a descriptor more until then.
 AT_ONCE = 100
 
+#: Is told the end of those that are another's.
+_NOBODY = asyncio.Protocol()
+
 
 def can_be_kept(kind: Any) -> bool:
     """Tell whether a *kind* of protocol knows when it is between two requests."""
@@ -37,6 +41,7 @@ class Keeping:
     def __init__(self, leave: Leave, sockets: Sequence[socket.socket]) -> None:
         self.give = leave
         self._doors = _doors(sockets)
+        self._families = [each.family for each in sockets]
 
     def see_off(self, connection: Protocol) -> None:
         """Give *connection* away, now or as soon as it is idle."""
@@ -64,22 +69,28 @@ class Keeping:
 
     def _give(self, connection: Protocol) -> bool:
         transport = connection.transport
-        if transport.is_closing() or not connection.is_at_rest:
+        if transport.is_closing():
             return False
-        if transport.get_write_buffer_size():
+        begun = _left_of(connection)
+        if begun is None or transport.get_write_buffer_size():
             return False
+        door = self._door(connection)
         try:
-            sock = _copy(transport)
+            sock = _copy(transport, self._families[door])
         except OSError:
             return False  # no descriptor is left; it stays, for as long as its client may be silent
+        # All that it would do when it is lost is done here: there are thousands of them.
+        connection.connections.discard(connection)
+        transport.set_protocol(_NOBODY)
         # Neither loop shuts a connection down for that: it ends when its last descriptor does.
         transport.abort()
-        self.give(self._door(connection), sock, connection.client, b"")
+        self.give(door, sock, connection.client, begun)
         return True
 
     def _door(self, connection: Protocol) -> int:
         place = connection.server
-        return self._doors.get(place, self._doors.get(_port(place), 0))
+        door = self._doors.get(place)
+        return self._doors.get(_port(place), 0) if door is None else door
 
 
 def introduced(protocol: Protocol, peer: tuple[str, int] | str | None, begun: bytes) -> Protocol:
@@ -98,10 +109,15 @@ def introduced(protocol: Protocol, peer: tuple[str, int] | str | None, begun: by
     return protocol
 
 
-def _copy(transport: Any) -> socket.socket:
-    ours = transport.get_extra_info("socket")
+def _left_of(connection: Protocol) -> bytes | None:
+    """Answer what was read of the next request; None if *connection* is not between two."""
+    return b"" if connection.is_at_rest else connection.half_a_head or None
+
+
+def _copy(transport: Any, family: int) -> socket.socket:
+    number = os.dup(transport.get_extra_info("socket").fileno())
     # Told what it is, it need not ask.
-    sock = socket.socket(ours.family, ours.type, ours.proto, os.dup(ours.fileno()))
+    sock = socket.socket(family, socket.SOCK_STREAM, 0, number)
     # Only this keeps Python from clearing the flag, for everybody who has the connection.
     sock.setblocking(False)
     return sock

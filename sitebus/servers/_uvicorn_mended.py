@@ -6,7 +6,9 @@ For HTTP/1.1:
   any length, also of a request that waits for its turn.
 - What others could read in two ways is refused (`sitebus.servers._uvicorn_strict`), by
   `HttpToolsProtocol` and `H11Protocol`; a refusal is heard of by its client, and by the log.
-- Every request gets one answer: a refusal is not written into another's.
+- Every request gets one answer: a refusal is not written into another's, nor a WebSocket's
+  handshake. A last one is heard by its client, though that still sends a body.
+- What comes behind a request for a protocol that is not spoken is the next request.
 - A head has its time, from its first byte on.
 - A connection stays when a body comes after the answer to it, for as long as it comes.
 - A path that is not ASCII is refused, and not the death of the connection.
@@ -21,25 +23,28 @@ from __future__ import annotations
 import contextvars
 from typing import Any
 
-from sitebus.servers._uvicorn_polite import INVALID, TOO_LONG, Polite, head_of
+from sitebus.servers._uvicorn_polite import INVALID, Polite, head_of
+from sitebus.servers._uvicorn_strict import too_long
 
 #: For those who know no such thing as no limit.
 ANY_LENGTH = 1 << 40
 
 
-def mended(kind: Any, most: int, header_timeout: float = 0.0) -> Any:
+def mended(kind: Any, most: int, header_timeout: float = 0.0, most_body: int = 0) -> Any:
     """Answer a *kind* of protocol for HTTP that refuses heads of more than *most* bytes.
 
     Args:
         kind: One of uvicorn's; others are answered as they are.
         most: Bytes; 0 is any.
         header_timeout: Seconds from the first byte of a head to its end; 0 is any.
+        most_body: The longest body that a head may tell of; 0 is any.
     """
     make = _MENDERS.get(kind.__name__)
     if make is None:
         return kind
     made = make(kind, most or ANY_LENGTH)
     made.header_timeout = header_timeout
+    made.most_body = most_body
     return made
 
 
@@ -62,15 +67,18 @@ def _mend(kind: Any, most: int) -> Any:
                 self.pieces += 1
             is_first = self.timeout_keep_alive_task is not None and not is_late
             if is_first and len(data) > most and head_of(data) > most:
-                self.send_400_response(TOO_LONG)
+                self.send_away(too_long(most, is_past_line=b"\r\n" in data[:most]))
                 return
             try:
                 receive(self, data)
             except UnicodeDecodeError:
                 self.send_400_response(INVALID)
-            if is_late and cycle is self.cycle:
+            now = self.cycle
+            if is_late and cycle is now:
                 cycle.more_body = _has_more_body(cycle)
                 self.wait_again()
+            elif now is not None and now.more_body:
+                self.expect_rest(now)
 
     return Mended
 

@@ -87,6 +87,10 @@ class Room:
             timer, connection = self._idle.pop()
             is_idle = connection.timeout_keep_alive_task is timer
             if is_idle and connection in self._crowd and not connection.transport.is_closing():
-                connection.timeout_keep_alive_handler()
+                if getattr(getattr(connection, "cycle", None), "more_body", False):
+                    # Its body would be heard out first, and there is no room for that.
+                    connection.transport.abort()
+                else:
+                    connection.timeout_keep_alive_handler()
                 return True
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sitebus.servers._uvicorn_parting import Parting
+from sitebus.servers._uvicorn_state import CLOSE
 from sitebus.servers._uvicorn_strict import answer
 from sitebus.servers.heads import Refusal
 
@@ -12,7 +13,6 @@ from sitebus.servers.heads import Refusal
 FAREWELL = 1.0
 
 BLANK = b"\r\n\r\n"
-TOO_LONG = "The head of the request is too long."
 #: As uvicorn says it, whatever the reason.
 INVALID = "Invalid HTTP request received."
 _LATE = "The head of the request did not come in time."
@@ -45,6 +45,8 @@ class Polite:
     timeout_keep_alive_handler: Any
     #: Seconds from the first byte of a head to its end; 0 is any.
     header_timeout = 0.0
+    #: The longest body that a head may tell of; 0 is any.
+    most_body = 0
     #: Runs while part of a head is there.
     head_timer: Any = None
     #: Why the parser was made to stop.
@@ -76,6 +78,38 @@ class Polite:
             self.forget(cycle)
             self.say_last(refusal)
 
+    def expect_rest(self, cycle: Any) -> None:
+        """Be told that the body of *cycle* is still to come.
+
+        It is heard out should the answer be the connection's last.
+        """
+        if cycle.waiting_for_100_continue and not cycle.body:
+            self.ask_first(cycle)
+        # Over TLS it cannot be said that nothing more comes.
+        if not isinstance(self.transport, Parting) and self.transport.can_write_eof():
+            self.transport = Parting(self, self.timeout_keep_alive, _nothing)
+        if is_running(cycle):
+            cycle.transport = self.transport
+
+    def ask_first(self, cycle: Any) -> None:
+        """Let an answer before the body was asked for be the last.
+
+        Then some clients send it all the same, and others their next request.
+        """
+        before = cycle.default_headers
+        if CLOSE in before or "receive" in vars(cycle):
+            return
+        cycle.default_headers = last = [*before, CLOSE]
+        receive = cycle.receive
+
+        async def asked() -> Any:
+            vars(cycle).pop("receive", None)
+            if cycle.default_headers is last:
+                cycle.default_headers = before
+            return await receive()
+
+        cycle.receive = asked
+
     def forget(self, cycle: Any) -> None:
         """Tell an application, and all that it still sends, that nobody listens any more."""
         cycle.disconnected = True
@@ -88,9 +122,10 @@ class Polite:
             self.timeout_keep_alive_task = None
         transport = self.transport
         transport.write(answer(refusal, self.server_state.default_headers))
-        if not isinstance(transport, Parting):
-            self.transport = transport = Parting(self, FAREWELL, lambda: None)
-        transport.part()
+        # Who has begun to send much reads what is said when all is sent.
+        patience = self.timeout_keep_alive if refusal.status == 413 else FAREWELL
+        self.transport = Parting(self, patience, _nothing)
+        self.transport.part()
 
     @property
     def who(self) -> str:
@@ -121,3 +156,7 @@ class Polite:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+
+def _nothing() -> None:
+    pass

@@ -35,6 +35,7 @@ def configure(
     *,
     max_head: int = 0,
     header_timeout: float = 0.0,
+    max_body: int = 0,
 ) -> uvicorn.Config:
     """Answer a loaded configuration.
 
@@ -43,6 +44,7 @@ def configure(
         app: The application; it is not called.
         max_head: The longest head of a request in bytes; 0 is any.
         header_timeout: Seconds from the first byte of a head to its end; 0 is any.
+        max_body: The longest body that the head of a request may tell of; 0 is any.
 
     Raises:
         BadServerOption: What implements an option cannot be had.
@@ -64,7 +66,8 @@ def configure(
     )
     config.load()
     _put_inside(config, app)
-    config.http_protocol_class = mended(config.http_protocol_class, max_head, header_timeout)
+    kind = config.http_protocol_class
+    config.http_protocol_class = mended(kind, max_head, header_timeout, max_body)
     if config.ws_protocol_class is not None:
         config.ws_protocol_class = fresh(config.ws_protocol_class)
     return config

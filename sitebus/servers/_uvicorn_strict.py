@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 
 from sitebus.servers import heads
-from sitebus.servers.heads import Refusal
+from sitebus.servers.heads import MOST_FIELDS, Refusal
 
 #: Visible in a text: neither CR, LF, NUL nor other controls (RFC 9110, section 5.5).
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -24,6 +24,7 @@ WATCHED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"
 #: Fields of which two would be a choice.
 SINGLE = WATCHED - {b"expect"}
 
+_WAITS = b"100-continue"
 SPOKEN = "This server speaks HTTP/1.1 and HTTP/1.0."
 
 Fields = list[tuple[bytes, bytes]]
@@ -62,8 +63,16 @@ def checked(name: bytes, value: bytes) -> bytes:
     return value
 
 
-def check_together(version: str, seen: dict[bytes, bytes]) -> None:
-    """Check the fields of `WATCHED` that a request has, and its *version*."""
+def note(seen: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    """Put one of `WATCHED` to those that were *seen*; two of a name are one list."""
+    seen[name] = seen[name] + b", " + value if name in seen else value
+
+
+def check_together(version: str, seen: dict[bytes, bytes], most_body: int = 0) -> None:
+    """Check the fields of `WATCHED` that a request has, and its *version*.
+
+    A body may have *most_body* bytes; 0 is any.
+    """
     if version not in ("1.1", "1.0"):
         raise Refusal(505, SPOKEN)
     if b"host" not in seen and version == "1.1":
@@ -73,6 +82,24 @@ def check_together(version: str, seen: dict[bytes, bytes]) -> None:
             raise Refusal(400, "The request has both a Transfer-Encoding and a Content-Length.")
         if version == "1.0":
             raise Refusal(400, "HTTP/1.0 knows no Transfer-Encoding.")
+    if most_body and int(seen.get(b"content-length", b"0")) > most_body:
+        raise Refusal(413, "The body of the request is too large.")
+    # HTTP/1.0 says it without knowing what it means.
+    if version == "1.1" and seen.get(b"expect", _WAITS).lower() != _WAITS:
+        raise Refusal(417, "The only expectation that this server knows is 100-continue.")
+
+
+def too_long(most: int, *, is_past_line: bool) -> Refusal:
+    """Answer why a head of more than *most* bytes is refused: its first line has come, or not."""
+    if is_past_line:
+        return Refusal(431, f"The header is longer than {most} bytes.")
+    return Refusal(414, f"The request line is longer than {most} bytes.")
+
+
+def check_number(fields: Fields) -> None:
+    """Check how many *fields* there are: each costs more than the bytes that it is made of."""
+    if len(fields) > MOST_FIELDS:
+        raise Refusal(431, f"The header has more than {MOST_FIELDS} lines.")
 
 
 def parts_of(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:

@@ -9,7 +9,8 @@ client, which may be closed after a moment, from a slow handshake, which must be
 certificate changes while serving, who speaks plain HTTP to it is told so, and before all that a
 proxy may have to say for whom it comes.
 
-Those that were kept over an exec wait here too, as sockets, until they say something.
+Those that were answered elsewhere before, and were kept, wait here too, as sockets, until they say
+something (`sitebus.servers.sleepers`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sitebus.errors import BadProxyHeader, CannotAccept, ClientGone
 from sitebus.servers import proxy_protocol
 from sitebus.servers.connections import BREATHER, BROKEN, EXHAUSTED, LAST_ROUND, SHORTAGE
 from sitebus.servers.handshakes import HANDSHAKE, PLAIN_TO_TLS, leave_at_once
+from sitebus.servers.sleepers import Sleepers
 
 #: How many are accepted before others have their turn.
 AT_ONCE = 64
@@ -61,13 +63,6 @@ class Newcomer:
         self.begun = begun
         self.header = header
         self.timer: asyncio.TimerHandle | None = None
-
-
-class Kept(Newcomer):
-    """One that was answered before, elsewhere."""
-
-    __slots__ = ()
-    peer: Peer
 
 
 class Arrivals:
@@ -137,6 +132,8 @@ class Arrivals:
         self._complain = complain
         # Those that something is waited for from, longest silent first.
         self._silent: dict[socket.socket, Newcomer] = {}
+        # Those that were answered elsewhere.
+        self._kept: Sleepers[Newcomer] = Sleepers(loop, self._make, self._drop)
         # On their way to becoming connections.
         self._tasks: dict[asyncio.Task[Any], socket.socket] = {}
         self._pause: asyncio.TimerHandle | None = None
@@ -157,7 +154,7 @@ class Arrivals:
     @property
     def arriving(self) -> int:
         """How many were accepted here and are no connections yet."""
-        return len(self._silent) + len(self._tasks)
+        return len(self._silent) + len(self._kept) + len(self._tasks)
 
     async def open(self) -> None:
         """Begin to accept.
@@ -176,30 +173,30 @@ class Arrivals:
 
         It becomes one here when it says something, or at once if it has.
         """
-        newcomer = Kept(sock, door, peer, begun)
+        newcomer = Newcomer(sock, door, peer, begun)
         if begun:
             self._make(newcomer)
         else:
-            self._wait_for(newcomer, self._patience)
+            self._kept.add(newcomer, self._patience)
 
-    def take_kept(self) -> list[Kept]:
+    def take_kept(self) -> list[Newcomer]:
         """Take those that were kept and have said nothing; they are not looked at any more."""
-        kept = [each for each in self._silent.values() if isinstance(each, Kept)]
-        for each in kept:
-            self._forget(each)
-        return kept
+        return self._kept.take_all()
 
     def drop_oldest(self) -> bool:
         """Close who has been silent longest; tell whether there was one."""
-        for newcomer in self._silent.values():
-            self._drop(newcomer)
-            return True
-        return False
+        # Who was kept has been here from the beginning.
+        newcomer = self._kept.take_first() or next(iter(self._silent.values()), None)
+        if newcomer is None:
+            return False
+        self._drop(newcomer)
+        return True
 
     def close(self, linger: float) -> None:
         """Accept nothing more; who is silent has *linger* seconds left to begin."""
         self._stop_accepting()
         self._patience = linger
+        self._kept.hurry(linger)
         for each in self._silent.values():
             if each.header is None or not len(each.header):
                 self._time(each, linger)
@@ -224,7 +221,7 @@ class Arrivals:
     def cut(self) -> None:
         """Close all that are no connections yet."""
         self._stop_accepting()
-        for each in list(self._silent.values()):
+        for each in (*self._kept.take_all(), *self._silent.values()):
             self._drop(each)
         for task in self._tasks:
             task.cancel()
@@ -323,14 +320,12 @@ class Arrivals:
         """Take what it has said; wait for more if that is not enough."""
         if newcomer.header is not None and not self._has_header(newcomer, newcomer.header):
             return
-        if self._context is None and not isinstance(newcomer, Kept):
+        if self._context is None:
             self._make(newcomer)
             return
         first = _first_byte(newcomer.socket)
         if first is None:
             self._wait_for(newcomer, self._patience)
-        elif isinstance(newcomer, Kept):
-            self._make(newcomer)
         else:
             self._answer(newcomer, first)
 

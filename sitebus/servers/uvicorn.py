@@ -80,13 +80,17 @@ class UvicornServer(SiteServer):
         from sitebus.servers.client_certs import telling
         from sitebus.servers.limits import limited
 
-        app = limited(self.face("asgi"), self.max_body)
+        log = Log(self.bus.log, self.native.get("log_level", "warning"))
+        app = limited(self.face("asgi"), self.max_body, log.complain)
         if self.tls is not None:
             app = telling(app, lambda: self._shown)
         config = configure(
-            self._options(), app, max_head=self.max_header, header_timeout=self.header_timeout
+            self._options(),
+            app,
+            max_head=self.max_header,
+            header_timeout=self.header_timeout,
+            max_body=self.max_body,
         )
-        log = Log(self.bus.log, self.native.get("log_level", "warning"))
         return Server(
             self.bus.loop,
             self._copies(),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
@@ -99,7 +98,10 @@ def unpack(fd: int) -> list[Idle]:
 
 def _tools(idle: Sequence[Idle]) -> tuple[int, socket.socket, socket.socket]:
     """Answer a file that describes *idle*, and the two ends to send it and them through."""
-    rows = [[each.address, each.socket.family, each.peer, _as_text(each.begun)] for each in idle]
+    # One listener's are of one family: to ask each costs more than all the rest of its row.
+    families = {each.address: each.socket for each in idle}
+    known = {address: int(sock.family) for address, sock in families.items()}
+    rows = [[each.address, known[each.address], each.peer, _as_text(each.begun)] for each in idle]
     file = legacy.write({"idle": rows})
     try:
         return (file, *socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -149,10 +151,10 @@ def _rows(first: tuple[int, list[int]]) -> list[Any]:
 def _idle(fd: int, address: str, family: int, peer: list[Any] | None, begun: str) -> Idle:
     place = None if peer is None else (str(peer[0]), int(peer[1]))
     read = b64decode(begun) if begun else b""
-    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        raise ValueError("no socket")
-    # Given what it is, so that the kernel is not asked three times for each.
-    sock = socket.socket(family, socket.SOCK_STREAM, 0, fd)
+    if not isinstance(family, int):
+        raise TypeError("no family")
+    # The kernel is asked once, for what also tells whether it is a socket at all.
+    sock = socket.socket(-1, socket.SOCK_STREAM, 0, fd)
     # Before it is duplicated, which clears the flag in every process that has it.
     sock.setblocking(False)
     if not _CLOSED_BY_EXEC:

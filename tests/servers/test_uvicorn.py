@@ -235,14 +235,14 @@ def test_a_head_may_come_in_pieces_and_not_for_ever(host: Host, connect: Connect
         # Read by now, as a piece of its own.
         assert connect(server).get().status == 200
     told = client.answer()
-    assert (told.status, told.closes) == (400, True)
+    assert (told.status, told.closes) == (431, True)
 
 
 def test_a_huge_head_in_one_piece(host: Host, connect: Connect) -> None:
     """It was read whole, and the application does not see it all the same."""
     client = connect(host(max_header=2000))
     client.send(b"GET / HTTP/1.1\r\nX: " + b"x" * 3000 + b"\r\n\r\n")
-    assert client.answer().status == 400
+    assert client.answer().status == 431
 
 
 def test_a_large_upload_in_one_piece_is_no_large_head(host: Host, connect: Connect) -> None:

@@ -637,6 +637,59 @@ def test_who_the_client_is_is_read_for_each_request(http: str) -> None:
     run(story)
 
 
+@pytest.mark.parametrize("http", HTTP_1)
+def test_an_application_is_given_its_receive_a_turn_later(http: str) -> None:
+    """What is put there until then is what it asks; a body that has come is known before."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((await receive())["type"])
+        await hello(scope, receive, send)
+
+    async def asked() -> Any:
+        return {"type": "ours"}
+
+    async def story() -> None:
+        bench = Bench(http, app)
+        bench.protocol.data_received(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhe"
+        )
+        cycle = bench.protocol.cycle
+        assert cycle.body == b"he"
+        assert cycle.waiting_for_100_continue
+        cycle.receive = asked
+        cycle.default_headers = [(b"connection", b"close")]
+        await bench.settle()
+        assert seen == ["ours"]
+        assert b"connection: close" in bench.transport.written.lower()
+        assert bench.transport.closed
+        bench.end()
+
+    run(story)
+
+
+def test_httptools_leaves_what_follows_a_protocol_that_it_does_not_speak() -> None:
+    """It says where that is, at a moment when it can be heard."""
+    import sys
+
+    import httptools
+
+    heard: list[Any] = []
+    request = REQUEST[:-2] + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+
+    async def story() -> None:
+        bench = Bench("httptools")
+        bench.protocol._unsupported_upgrade_warning = lambda: heard.append(sys.exception())
+        said = await bench.ask(request + REQUEST)
+        assert said.count(b"200 OK") == 1
+        bench.end()
+
+    run(story)
+    (stopped,) = heard
+    assert isinstance(stopped, httptools.HttpParserUpgrade)
+    assert stopped.args == (len(request),)
+
+
 def test_httptools_calls_for_every_field() -> None:
     """Also for those behind a body, which are put among the header; what is raised stops it."""
 

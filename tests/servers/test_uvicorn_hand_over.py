@@ -34,6 +34,7 @@ __all__ = ["host", "loop_kind", "shop"]
 
 PARSERS = ("httptools", "h11")
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi"
 
 
 class Relay:
@@ -193,21 +194,72 @@ def test_requests_that_wait_for_another_are_answered_first(
     goes_on(client)
 
 
-def test_half_a_head_is_waited_for(serving: UvicornServer, connect: Connect, relay: Run) -> None:
-    """Then it is answered, and handed on."""
-    client = connect(serving)
-    goes_on(client)
-    client.send(GET[:9])
-    wait_for(lambda: next(iter(serving.httpserver._crowd)).timeout_keep_alive_task is None)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_half_a_head_is_handed_on(
+    serving: UvicornServer, connect: Connect, relay: Run, pieces: int
+) -> None:
+    """With all that has come of it, of a first request as of a later one."""
+    clients = [connect(serving), connect(serving)]
+    goes_on(clients[0])
+    for client in clients:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for at in range(0, 30, 30 // pieces):
+        for client in clients:
+            client.send(GET[at : at + 30 // pieces])
+        wait_for(lambda at=at: all_have_come(serving, at + 30 // pieces))  # type: ignore[misc]
     handing = relay(serving)
 
     handing.drain()
-    assert not handing.first.drained.wait(0.1)
-    client.send(GET[9:])
-    answer = client.answer()
-
-    assert (answer.status, answer.closes) == (200, False)
+    assert handing.first.drained.wait(5)
+    assert [each.begun for _, each in handing.given] == [GET[:30]] * 2
     handing.take_over()
+
+    for client in clients:
+        client.send(GET[30:])
+        assert client.answer().body == HELLO
+        goes_on(client)
+
+
+def all_have_come(server: UvicornServer, many: int) -> bool:
+    crowd = server.httpserver._crowd
+    return len(crowd) == 2 and all(len(each.half_a_head) == many for each in list(crowd))
+
+
+def test_half_a_head_is_handed_on_again(
+    serving: UvicornServer, connect: Connect, relay: Run
+) -> None:
+    """It may take longer than two restarts."""
+    client = connect(serving)
+    client.send(GET[:9])
+    wait_for(lambda: any(each.half_a_head for each in serving.httpserver._crowd))
+    handing = relay(serving)
+    handing.run()
+    client.send(GET[9:20])
+    wait_for(lambda: any(len(each.half_a_head) == 20 for each in handing.next._crowd))
+    again = relay(serving)
+    again.first = handing.next
+
+    again.run()
+
+    client.send(GET[20:])
+    assert client.answer().body == HELLO
+    goes_on(client)
+
+
+def test_half_a_head_that_came_with_a_request_is_completed(
+    serving: UvicornServer, shop: Shop, connect: Connect, relay: Run
+) -> None:
+    """Here, or by the next: where it has begun may be known to its parser alone."""
+    client = connect(serving)
+    client.send(POST + GET[:9])
+    assert client.answer().body == b"hi"
+    handing = relay(serving)
+
+    handing.drain()
+    client.send(GET[9:])
+    handing.take_over()
+
+    assert client.answer().body == HELLO
     goes_on(client)
 
 

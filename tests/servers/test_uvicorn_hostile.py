@@ -163,7 +163,7 @@ def test_max_header_holds_whatever_parses(
     long.send(REQUEST[:-2] + b"X-Long: " + b"x" * 2500 + b"\r\n\r\n")
 
     assert short.answer().status == 200
-    assert long.answer().status == 400
+    assert long.answer().status == 431
     assert long.is_closed()
 
 
@@ -267,7 +267,7 @@ def test_http_1_is_mended_where_http_2_is_offered(
     client = connect(server, **({"tls": trust} if is_secure else {}))
     client.send(REQUEST[:-2] + b"X-Long: " + b"x" * 2500 + b"\r\n\r\n")
 
-    assert client.answer().status == 400
+    assert client.answer().status == 431
 
 
 def test_a_path_of_http_2_that_is_not_ascii_ends_the_connection(
@@ -314,7 +314,7 @@ def test_nothing_is_kept_of_a_connection_that_was_reset(
     "more",
     [
         pytest.param(b"X-Long: " + b"x" * 20_000 + b"\r\n\r\n", id="long line"),
-        pytest.param(b"".join(b"X-%d: x\r\n" % i for i in range(200)) + b"\r\n", id="many lines"),
+        pytest.param(b"".join(b"X-%d: x\r\n" % i for i in range(190)) + b"\r\n", id="many lines"),
         pytest.param(b"Content-Length: 5\r\n\r\nhello", id="body"),
     ],
 )
