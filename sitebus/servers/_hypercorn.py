@@ -26,6 +26,10 @@ Besides, in `sitebus.servers._hypercorn_visitor` (a connection) and ``_hypercorn
   to HTTP/2 (h2c): see ``_hypercorn_wire``. What follows the last request of a connection is no
   reason to refuse that one.
 - A head that does not come in time is answered with 408. HTTP/2 without a request is given up.
+- A client that floods with HTTP/2 frames of no use, or with requests that it gives up at once, is
+  told to calm down and closed; priorities are not looked at: see ``_hypercorn_http2``. So is one
+  that floods with pings and small pieces of messages (``_hypercorn_websocket``), or that goes on
+  after its message was too long. However fast one sends, others have their turn in between.
 - The application is told each time it asks that its client has left, and by ``send`` too.
 - The status line says what the status means, and the head of a response goes with its body.
 
@@ -53,8 +57,15 @@ These modules know hypercorn from inside. What they rely on, documented or not:
 - `H2Protocol`: ``streams`` may be changed for a dict of ours; ``_close_stream(id)``, ``_flush()``,
   ``_window_updated(id)``; ``connection.highest_inbound_stream_id``; new streams are refused when
   ``context.terminated`` is set.
+- `H2Protocol.connection` may become one of a class of ours too, before anything is received: when
+  it sends its settings. h2's `H2Connection` calls ``_receive_frame(frame)``, which answers events,
+  for each frame but those that only continue a header, and ends the connection with the code of a
+  `ProtocolError` that it raises. ``send_data`` and ``end_stream`` are called for each response.
 - `Config`: ``response_headers(protocol)`` is asked for each response and its answer not changed;
   ``logger_class`` is made once, and its methods are awaited.
+- A WebSocket's stream has wsproto's `Connection` as its ``connection``, once ``websocket.accept``
+  was sent, and that may become one of a class of ours: what is heard comes from its ``events()``,
+  what is said goes through its ``send(event)``.
 - A ``websocket.close`` sent by the application is a close frame with its code.
 
 ``tests/servers/test_hypercorn_contract.py`` fails when any of this changes.
@@ -68,10 +79,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sitebus.servers._hypercorn_settings import LogTo, Settings
-from sitebus.servers._hypercorn_talk import Conversation
+from sitebus.servers._hypercorn_talk import FAREWELL, Conversation
 from sitebus.servers._hypercorn_visitor import Visitor
 from sitebus.servers.arrivals import Arrivals
-from sitebus.servers.complaints import Complaints
+from sitebus.servers.complaints import WINDOW, Complaints
 from sitebus.servers.heads import Refusal
 from sitebus.servers.looped import LoopServer
 
@@ -81,8 +92,6 @@ if TYPE_CHECKING:
     from sitebus.asgi import ASGIApplication, Scope
     from sitebus.sockets.networks import Networks
 
-#: Seconds that a client has for its own part in closing a WebSocket.
-FAREWELL = 1.0
 #: How many bytes of a request are told of one that hangs.
 _MOST_TOLD = 200
 
@@ -155,6 +164,7 @@ class Hosted(LoopServer):
         self._name = name
         self._log = log
         self._left_at = 0.0
+        self._next_traceback = 0.0
         self._over = asyncio.Event()
         self._broken: OSError | None = None
         self._arrivals = Arrivals(
@@ -225,6 +235,10 @@ class Hosted(LoopServer):
         kind = refusal.kind
         self._complaints.tell(kind, f"Refused a request from {who}: {kind}. {refusal.why}")
 
+    def complain_of(self, kind: str, who: str, why: str) -> None:
+        """Log that a connection is closed."""
+        self._complaints.tell(kind, f"Closed the connection of {who}, {why}")
+
     def note_idle(self, visitor: Visitor, *, is_idle: bool) -> None:
         """Be told that a connection has nothing more to do, or has something."""
         self._idle.pop(visitor, None)
@@ -270,7 +284,16 @@ class Hosted(LoopServer):
         except* OSError:
             pass  # the client has left
         except* Exception as errors:  # noqa: BLE001 - of hypercorn's, and no other client's business
+            self._tell_error(visitor, errors)
+
+    def _tell_error(self, visitor: Visitor, errors: BaseExceptionGroup) -> None:
+        """Log it, the first in a while with its traceback: a client may know how to cause it."""
+        now = self.loop.time()
+        if now >= self._next_traceback:
+            self._next_traceback = now + WINDOW
             self._log("Error in a connection", 40, errors)
+        else:
+            visitor.complain_of("error in a connection", "for an error of the server's")
 
     def _break(self, error: OSError) -> None:
         self._broken = error

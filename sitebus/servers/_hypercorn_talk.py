@@ -9,17 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from hypercorn.protocol.http_stream import ASGIHTTPState
 
-from sitebus.servers.heads import Refusal
+from sitebus.servers._hypercorn_websocket import Messages
+from sitebus.servers.heads import MOST_FIELDS, Refusal
 
 if TYPE_CHECKING:
     from sitebus.asgi import Message, Receive, Scope, Send
     from sitebus.servers._hypercorn_visitor import Visitor
 
+#: Seconds that a client has for its own part in closing a WebSocket.
+FAREWELL = 1.0
 #: What a WebSocket is closed with: service restart, come again (RFC 6455 and its registry).
 RESTART = 1012
 _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-fv:.]+\]|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?"
 )
+#: In capitals; of visible characters, without a fragment: as `sitebus.servers.heads` has them.
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Z-]+")
+_PATH = re.compile(rb"/[\x21\x22\x24-\x7e]*")
+
+#: Fields of which two would be a choice.
+_SINGLE = (b"host", b"content-length", b"content-type")
 
 
 class ClientLeft(ConnectionResetError):
@@ -36,6 +45,9 @@ class Talk:
         stream: hypercorn's.
     """
 
+    #: What ASGI calls the messages of an answer.
+    _answer: str
+
     def __init__(self, visitor: Visitor, receive: Any, send: Any) -> None:
         self.visitor = visitor
         self.stream = send.__self__
@@ -50,22 +62,36 @@ class Talk:
         return 0 < most < self._unreceived.qsize() and not self.stream.closed
 
     async def run(self, scope: Scope) -> None:
-        """Run the application."""
+        """Run the application, unless it is not to see this."""
+        refusal = _refusal_for(scope, self.visitor.house.max_header)
+        if refusal is None:
+            await self._talk(scope)
+        else:
+            await self._refuse(refusal)
+
+    async def receive(self) -> Message:
         raise NotImplementedError
+
+    async def send(self, message: Message) -> None:
+        raise NotImplementedError
+
+    async def _talk(self, scope: Scope) -> None:
+        await self.visitor.house.application(scope, self.receive, self.send)
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        self.visitor.complain(refusal)
+        text = refusal.why.encode("ascii") + b"\r\n"
+        about = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))]
+        start = {"type": f"{self._answer}.start", "status": refusal.status, "headers": about}
+        await self.send(start)
+        await self.send({"type": f"{self._answer}.body", "body": text})
 
 
 class Exchange(Talk):
     """One request and its response."""
 
+    _answer = "http.response"
     _is_whole = False
-
-    async def run(self, scope: Scope) -> None:
-        house = self.visitor.house
-        refusal = _refusal_for(scope, house.max_header)
-        if refusal is not None:
-            await self._refuse(refusal)
-            return
-        await house.application(scope, self.receive, self.send)
 
     async def receive(self) -> Message:
         message = await self._hear()
@@ -76,14 +102,6 @@ class Exchange(Talk):
             self._is_whole = True
         self.visitor.read_on()
         return message
-
-    async def _refuse(self, refusal: Refusal) -> None:
-        self.visitor.complain(refusal)
-        text = refusal.why.encode("ascii") + b"\r\n"
-        about = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text))]
-        start = {"type": "http.response.start", "status": refusal.status, "headers": about}
-        await self.send(start)
-        await self.send({"type": "http.response.body", "body": text})
 
     async def _hear(self) -> Message:
         if self._is_whole or not self._unreceived.empty():
@@ -115,16 +133,17 @@ class Exchange(Talk):
 class Conversation(Talk):
     """One WebSocket."""
 
+    _answer = "websocket.http.response"
     _is_open = False
     _is_left = False
 
-    async def run(self, scope: Scope) -> None:
-        house = self.visitor.house
-        house.conversations.add(self)
+    async def _talk(self, scope: Scope) -> None:
+        conversations = self.visitor.house.conversations
+        conversations.add(self)
         try:
-            await house.application(scope, self.receive, self.send)
+            await super()._talk(scope)
         finally:
-            house.conversations.discard(self)
+            conversations.discard(self)
 
     async def receive(self) -> Message:
         message: Message = await self._receive()
@@ -147,6 +166,7 @@ class Conversation(Talk):
             self._is_open = False
         elif message["type"] == "websocket.accept":
             self._is_open = True
+            self._tame()
             if self.visitor.house.draining:
                 await self.leave()
 
@@ -155,6 +175,20 @@ class Conversation(Talk):
         if self._is_open:
             self._is_open, self._is_left = False, True
             await self._send({"type": "websocket.close", "code": RESTART, "reason": "restarting"})
+
+    def _tame(self) -> None:
+        """Bound what the client may do, and for how long it may put off a close."""
+        connection, visitor = self.stream.connection, self.visitor
+        connection.__class__ = Messages
+
+        def give_up() -> None:
+            visitor.let_go(self.stream)
+
+        def refuse() -> None:
+            visitor.complain_of("WebSocket frames of no use", "who sends too many small frames")
+            give_up()
+
+        connection.prepare(refuse, lambda: visitor.loop.call_later(FAREWELL, give_up))
 
     async def give_up(self) -> None:
         """End it for a client that does not close on its part."""
@@ -166,13 +200,29 @@ def _refusal_for(scope: Scope, most: int) -> Refusal | None:
     """Look at what only HTTP/2 comes so far with."""
     if scope["http_version"] != "2":
         return None
+    return _refusal_for_target(scope) or _refusal_for_header(scope, most)
+
+
+def _refusal_for_target(scope: Scope) -> Refusal | None:
+    method = scope.get("method", "CONNECT")
+    path, query = scope["raw_path"], scope["query_string"]
+    if not _METHOD.fullmatch(method):
+        return Refusal(400, "The method of the request is not a word in capitals.")
+    if not _PATH.fullmatch(path + query) and (method, path) != ("OPTIONS", b"*"):
+        return Refusal(400, "The target of the request is no path.")
+    return None
+
+
+def _refusal_for_header(scope: Scope, most: int) -> Refusal | None:
     if most and _size(scope) > most:
         return Refusal(431, f"The header is longer than {most} bytes.")
-    hosts = {value for name, value in scope["headers"] if name == b"host"}
-    if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
+    names = [name for name, _ in scope["headers"]]
+    if len(names) > MOST_FIELDS:
+        return Refusal(431, f"The header has more than {MOST_FIELDS} lines.")
+    if any(names.count(name) > 1 for name in _SINGLE):
+        return Refusal(400, "A field that may be there once is there twice.")
+    if not all(_HOST.fullmatch(value) for name, value in scope["headers"] if name == b"host"):
         return Refusal(400, "The Host is not a name or an address.")
-    if not scope["raw_path"].startswith(b"/") and scope["raw_path"] != b"*":
-        return Refusal(400, "The target of the request is no path.")
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,12 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from hypercorn.typing import LifespanState
 
-from sitebus.servers._hypercorn_http2 import EVERY_STREAM, Streams, go_away
+from sitebus.servers._hypercorn_http2 import EVERY_STREAM, Frames, Streams, go_away
 from sitebus.servers._hypercorn_talk import ClientLeft, Conversation, Exchange, Talk
 from sitebus.servers._hypercorn_wire import Wire
 from sitebus.servers.client_certs import asgi_extension
 from sitebus.servers.heads import Refusal
+from sitebus.servers.untaken import untaken
 
 if TYPE_CHECKING:
     from sitebus.asgi import Message, Scope
@@ -35,8 +35,8 @@ MOMENT = 0.05
 #: How many turns of the loop it may take until what was received is seen by hypercorn; generously.
 TURNS = 4
 _LATE = Refusal(408, "The head of the request did not come in time.")
-#: How many bytes are read at once.
-AT_ONCE = 1 << 16
+#: How many bytes are read at once; fewer of frames and of messages, which are many in so much.
+AT_ONCE, FRAMES_AT_ONCE, MESSAGES_AT_ONCE = 1 << 16, 1 << 14, 1 << 12
 _GONE: Message = {"type": "websocket.disconnect", "code": 1006}
 
 
@@ -78,13 +78,28 @@ class Visitor(TCPServer):
         self._parting: asyncio.TimerHandle | None = None
 
     @property
+    def _at_once(self) -> int:
+        if self.is_http2:
+            return FRAMES_AT_ONCE
+        is_wire = type(self.protocol.protocol.connection) is Wire
+        return AT_ONCE if is_wire else MESSAGES_AT_ONCE
+
+    @property
     def is_http2(self) -> bool:
         return isinstance(self.protocol.protocol, H2Protocol)
 
     def complain(self, refusal: Refusal) -> None:
         """Log that a request of this client's is refused."""
+        self.house.complain(self._who, refusal)
+
+    def complain_of(self, kind: str, why: str) -> None:
+        """Log that the connection is closed."""
+        self.house.complain_of(kind, self._who, why)
+
+    @property
+    def _who(self) -> str:
         client = self.protocol.client
-        self.house.complain(str(client[0]) if client else "a unix socket", refusal)
+        return str(client[0]) if client else "a unix socket"
 
     @property
     def has_more(self) -> bool:
@@ -115,6 +130,11 @@ class Visitor(TCPServer):
         await self._http2._close_stream(stream.stream_id)
         await self._reset(stream.stream_id, ErrorCodes.CANCEL)
 
+    def let_go(self, stream: Any) -> None:
+        """Give up a request or WebSocket, soon, if it is not over by then."""
+        if not stream.closed:
+            self._task_group.spawn(self.give_up, stream)
+
     def forget(self) -> None:
         """Let go of what would still be done in time."""
         for timer in (self._watch, self._parting, self._late):
@@ -131,6 +151,8 @@ class Visitor(TCPServer):
                 await self._close_refused()
             if self._talks:
                 await self._wait_for_room()
+            if len(data) == self._at_once:
+                await asyncio.sleep(0)  # to read on at once would let nobody else have a turn
         await self.protocol.handle(Closed())
         # The client has left; hypercorn would keep the connection until it is given up.
         await self.idle_task.stop()
@@ -151,7 +173,7 @@ class Visitor(TCPServer):
 
     async def _read(self) -> bytes | None:
         most = self.config.read_timeout
-        reading = self.reader.read(AT_ONCE)
+        reading = self.reader.read(self._at_once)
         try:
             return await (reading if most is None else asyncio.wait_for(reading, most))
         except (OSError, TimeoutError):
@@ -165,6 +187,7 @@ class Visitor(TCPServer):
             if not self.is_http2:
                 await self._refuse(Refusal(400, "The header has characters that it may not have."))
                 return
+            self.complain_of("HTTP/2 error", "whose request has no path, or none that can be read")
             self._go_away(0, ErrorCodes.PROTOCOL_ERROR)
             raise ConnectionAbortedError from error
         connection = self.protocol.protocol.connection
@@ -214,7 +237,6 @@ class Visitor(TCPServer):
         protocol = self.protocol.protocol
         streams: list[Any]
         if isinstance(protocol, H2Protocol):
-            self._forgive()
             streams = list(protocol.streams.values())
         else:
             streams = [protocol.stream]
@@ -244,6 +266,8 @@ class Visitor(TCPServer):
 
     async def protocol_send(self, event: Any) -> None:
         if isinstance(event, RawData):
+            if self.is_http2:
+                self._tame(self._http2)  # that it has begun is seen by nothing earlier
             await self._write(event.data)
         elif isinstance(event, Closed):
             await self._part()
@@ -295,7 +319,7 @@ class Visitor(TCPServer):
 
     def _taken(self) -> int:
         left = self.writer.transport.get_write_buffer_size()
-        return self._written - left - _in_kernel(self.writer.get_extra_info("socket"))
+        return self._written - left - untaken(self.writer.get_extra_info("socket"))
 
     async def _part(self) -> None:
         """Close, but hear out a client that still speaks: else it may lose what it was sent."""
@@ -374,10 +398,13 @@ class Visitor(TCPServer):
             self._is_asked_to_leave = True
             self._go_away(EVERY_STREAM)
 
-    def _forgive(self) -> None:
-        """Let a client go on with a request that was answered before its end."""
-        if type(self._http2.streams) is dict:
-            self._http2.streams = Streams(self._http2.streams)
+    def _tame(self, protocol: H2Protocol) -> None:
+        """Bound what a client may do, and let it go on with what was answered before its end."""
+        if type(protocol.connection) is not Frames:
+            protocol.connection.__class__ = Frames
+            frames: Any = protocol.connection
+            frames.prepare(self.complain_of)
+            protocol.streams = Streams(protocol.streams)
 
     async def _reset(self, number: int, code: ErrorCodes) -> None:
         with suppress(ProtocolError):
@@ -402,10 +429,8 @@ class Visitor(TCPServer):
     async def _serve(self, scope: Scope, receive: Any, send: Any, *_: object) -> None:
         """Run the application for one request, or one WebSocket."""
         house = self.house
-        if self.is_http2:
-            self._forgive()
-            if house.draining:
-                self._ask_to_leave()
+        if self.is_http2 and house.draining:
+            self._ask_to_leave()
         if self._tls is not None:
             scope.setdefault("extensions", {})["tls"] = dict(self._tls)
         kind = Conversation if scope["type"] == "websocket" else Exchange
@@ -428,15 +453,3 @@ def _is_refused(stream: Any) -> bool:
     if getattr(stream, "app_put", None) is None:
         return True
     return bool(stream.state is ASGIWebsocketState.HANDSHAKE)
-
-
-def _in_kernel(sock: Any) -> int:
-    """Answer how many bytes the client's side has not taken from ours, if the system tells."""
-    try:
-        import fcntl
-        import termios
-
-        told = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
-    except (ImportError, OSError, ValueError):
-        return 0
-    return int.from_bytes(told, sys.byteorder)

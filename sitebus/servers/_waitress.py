@@ -7,7 +7,7 @@ What it does around them cannot host a site whose sockets outlive the server, an
   when there is something to do.
 - Its stop loses whoever is connected; ours drains.
 - A client that never reads its response is never closed (it waits to be able to write to it);
-  ours is.
+  ours is, and one that reads slowly is not.
 - Without descriptors left it accepts again at once, for ever; ours pauses.
 - An application's ``sys.exit()`` leaves its connection unanswered and open; ours answers 500.
 - Requests that two servers could read in two ways are refused: see
@@ -33,7 +33,8 @@ documented or not:
 - `HTTPChannel`: ``service()`` runs in a thread, everything else in the loop; ``requests`` are
   those being served, ``request`` one half read, ``total_outbufs_len`` what is not yet sent,
   ``last_activity`` (of `time.time`) the last byte; ``handle_close()`` ends a thread's wait for it,
-  and comes with ``will_close`` set when all is sent. ``task_class(channel, request)`` makes a task,
+  and comes with ``will_close`` set when all is sent; all is sent by ``_flush_some(do_close=)``.
+  ``task_class(channel, request)`` makes a task,
   ``error_task_class`` one whose ``service()`` writes ``request.error.to_response(ident)`` and never
   waits. ``active_channels`` of the server has all that are open, by their numbers.
 - ``parser_class(adj)`` is made with the first byte of a request; ``received(data)`` answers how

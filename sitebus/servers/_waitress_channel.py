@@ -14,6 +14,7 @@ from waitress import channel, task
 
 from sitebus.servers._waitress_reading import Parser, Refused
 from sitebus.servers.heads import PHRASES, Refusal
+from sitebus.servers.untaken import untaken
 from sitebus.servers.waiting import NEVER
 
 LogTo = Callable[[str, int, Any], object]
@@ -122,6 +123,8 @@ class Channel(channel.HTTPChannel):  # type: ignore[misc]
     # Whether its request was none, or too much of one, so that the rest of it may still come.
     _is_refused = False
     _is_parting = False
+    # What its client had still to take when it was last looked at, while there is more to send.
+    _untaken = 0
 
     @property
     def logger(self) -> logging.Logger:
@@ -154,6 +157,8 @@ class Channel(channel.HTTPChannel):  # type: ignore[misc]
 
     def give_up(self) -> None:
         """Close, because it is due; who has begun to ask is told why."""
+        if self.total_outbufs_len and self._takes():
+            return
         request = self.request
         is_told = self._is_midway and not (self.requests or self.total_outbufs_len)
         if request is None or not is_told or self.will_close:
@@ -171,6 +176,20 @@ class Channel(channel.HTTPChannel):  # type: ignore[misc]
             self.last_activity = time.time()
             self.close_when_flushed = True
         request.close()
+
+    def _takes(self) -> bool:
+        """Tell whether the client has taken something since the last look; then it has time."""
+        before, self._untaken = self._untaken, untaken(self.socket)
+        if self._untaken >= before:
+            return False
+        self.last_activity = time.time()
+        return True
+
+    def _flush_some(self, do_close: bool = True) -> bool:
+        is_sent = bool(super()._flush_some(do_close=do_close))
+        if self.total_outbufs_len:
+            self._untaken = untaken(self.socket)
+        return is_sent
 
     def readable(self) -> bool:
         return self._is_parting or bool(super().readable())

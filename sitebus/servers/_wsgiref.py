@@ -30,10 +30,6 @@ Log = Callable[[str, int, bool], object]
 
 #: What "any length" of a head comes to; bytes.
 MOST_HEAD = 16 << 20
-#: How much is read at a time; bytes.
-PIECE = 65536
-#: So much of a body that nobody read is taken off the connection, for as long; bytes, seconds.
-SWALLOWED, SWALLOWING = 1 << 20, 1.0
 #: What closes a connection with a reset (``struct linger``: on, no time).
 RESET = struct.pack("ii", 1, 0)
 
@@ -45,6 +41,8 @@ class Response(ServerHandler):
     os_environ: dict[str, str] = {}  # noqa: RUF012 - as wsgiref declares it: the process's are secrets
     wsgi_multiprocess = False
     error_body = b"Internal Server Error"
+    #: Whether the client must see that the rest is missing.
+    is_broken_off = False
     _has_head = False
 
     # wsgiref's own, of which the type checker has not heard.
@@ -124,6 +122,7 @@ class Response(ServerHandler):
             self.handler.complain(refusal)
         if self.headers_sent:
             # Without a length, only this tells the client that the rest is missing.
+            self.is_broken_off = True
             self.handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         super().handle_error()
 
@@ -222,7 +221,7 @@ class Handler(WSGIRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(text)
-        self._swallow()
+        self._part()
 
     def complain(self, refusal: Refusal) -> None:
         """Say in the log that the request was refused."""
@@ -249,9 +248,11 @@ class Handler(WSGIRequestHandler):
                 lines.append(line)
             elif lines:
                 return b"".join(lines)[:-2]
-        if len(line) > left:
-            raise Refusal(431, f"The header is longer than {most} bytes.")
-        return b""
+        if len(line) <= left:
+            return b""
+        if not lines:
+            raise Refusal(414, f"The request line is longer than {most} bytes.")
+        raise Refusal(431, f"The header is longer than {most} bytes.")
 
     def _respond(self, head: Head, file: io.BufferedReader) -> None:
         server = self.connection_.server
@@ -263,19 +264,17 @@ class Handler(WSGIRequestHandler):
             self.wfile.flush()
         self.wire.begin_body()
         body = Body(file, self.wire, head.length, server.max_body)
-        Response(self, body).run(server.application)
-        if not body.is_read:
-            self._swallow()
+        response = Response(self, body)
+        response.run(server.application)
+        if not (body.is_read or response.is_broken_off):
+            self._part()
 
-    def _swallow(self) -> None:
-        """Read some of what nobody read: to close on it would reset the connection."""
+    def _part(self) -> None:
+        """Say no more, and let the rest be heard: closed on unread bytes, a connection is reset."""
         with suppress(OSError):
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_WR)
-            self.connection.settimeout(SWALLOWING)
-            left = SWALLOWED
-            while left > 0 and (data := self.connection.recv(PIECE)):
-                left -= len(data)
+            self.connection_.is_parting = True
 
     def get_environ(self) -> dict[str, Any]:
         head, door = self.head, self.connection_.door
@@ -309,6 +308,8 @@ class Connection:
     last_used = 0.0
     #: What it asked for.
     request = "no request"
+    #: Whether it is closed once its client has hung up, or in a moment.
+    is_parting = False
 
     def __init__(self, server: HTTPServer, sock: socket.socket, door: Door) -> None:
         self.server = server
@@ -436,7 +437,11 @@ class HTTPServer:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
             self.log(f"Unhandled error while serving {connection}: {error!r}", 40, True)
         finally:
-            connection.close()
+            # Not by this thread: who goes on sending would keep it.
+            if connection.is_parting:
+                self._keeper.part(connection)
+            else:
+                connection.close()
 
 
 def _place(peer: Any) -> tuple[str, int]:

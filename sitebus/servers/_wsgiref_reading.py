@@ -182,6 +182,8 @@ class Body(io.RawIOBase):
         line = self._file.readline(LONGEST_LINE)
         if len(line) == LONGEST_LINE:
             self._fail(BadChunks, "a line is too long")
-        if not line.endswith(b"\r\n"):
+        if not line.endswith(b"\n"):
             self._fail(ClientGone, _UNREAD)
+        if not line.endswith(b"\r\n"):
+            self._fail(BadChunks, "a line ends in something else than CR and LF")
         return line[:-2]

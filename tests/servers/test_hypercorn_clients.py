@@ -364,7 +364,10 @@ def test_a_path_that_is_no_text_over_http_2(serve: Serve, connect: Connect, logg
     client.flush()
     end = client.read_until(h2.events.ConnectionTerminated)
     assert end.error_code == h2.errors.ErrorCodes.PROTOCOL_ERROR
-    assert not [said for level, said in logged if level >= 30]
+    told = [(level, said) for level, said in logged if level >= 30]
+    assert len(told) == 1
+    assert told[0][0] == 30
+    assert told[0][1].startswith("Closed the connection of 127.0.0.1, whose request has no path")
 
 
 def test_a_stream_that_its_client_gave_up_holds_no_stop(

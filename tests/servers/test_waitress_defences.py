@@ -8,7 +8,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,67 +126,6 @@ def test_the_longest_idle_makes_room(serve: Serve, connect: Connect, gate: Gate)
     assert newer.get().status == 200
 
 
-def test_who_finds_all_busy_waits(serve: Serve, connect: Connect, gate: Gate) -> None:
-    """In the kernel's queue; it is served as soon as somebody is done."""
-    server = serve(gate, max_connections=1, threads=2)
-    busy = connect(server)
-    busy.ask("/gate")
-    assert gate.entered.wait(5)
-    waiting = connect(server)
-    waiting.ask()
-    wait_for(lambda: not server.httpserver.welcomes)
-    assert len(server.httpserver.channels) == 1
-    gate.opened.set()
-    assert busy.answer().status == 200
-    assert waiting.answer().status == 200
-
-
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", 400),
-        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\nhello\n0\n\n", 400),
-        (POST + b"Content-Length: 9999\r\n\r\n", 413),
-        (POST + b"Transfer-Encoding: chunked\r\n\r\n999\r\n", 413),
-        (POST + b"Expect: a cake\r\nContent-Length: 1\r\n\r\n1", 417),
-        (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
-        (b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
-        (b"GET /\r\n\r\n", 400),
-        (b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 2000 + b"\r\n\r\n", 431),
-        (b"GET /" + b"x" * 2000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
-    ],
-)
-def test_what_is_ambiguous_is_refused(
-    serve: Serve, connect: Connect, logged: Logged, request_: bytes, status: int
-) -> None:
-    """Before an application sees it, in a few words, and with the end of the connection."""
-    called: list[Any] = []
-
-    def note(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        called.append(environ)
-        return hello(environ, start_response)
-
-    client = connect(serve(note, max_header=1000, max_body=1000))
-    client.send(request_ + PLAIN)
-    answer = client.answer()
-    assert (answer.status, answer.closes) == (status, True)
-    assert answer.headers["content-type"] == "text/plain"
-    assert "server" not in answer.headers
-    assert len(answer.body) < 100
-    assert not called
-    told = [message for level, message in logged if level == 30]
-    assert len(told) == 1
-    assert told[0].startswith(f"Refused a request from 127.0.0.1: {status} ")
-    assert "Traceback" not in str(logged)
-
-
 def test_a_refusal_has_no_server_header_but_ours(serve: Serve, connect: Connect) -> None:
     """And an application that names a server gets no Via of waitress's."""
 
@@ -203,18 +141,6 @@ def test_a_refusal_has_no_server_header_but_ours(serve: Serve, connect: Connect)
     assert "via" not in ours
     failed = connect(server).get("/fail")
     assert (failed.status, "server" in failed.headers) == (500, False)
-
-
-def test_refusals_do_not_fill_the_log(serve: Serve, connect: Connect, logged: Logged) -> None:
-    """What is too much is counted."""
-    server = serve()
-    for _ in range(15):
-        client = connect(server)
-        client.send(b"GET / HTTP/1.1\r\n\r\n")
-        assert client.answer().status == 400
-    server.bus.stop()
-    assert sum("Refused" in message for _, message in logged) == 10
-    assert "... and 5 more: 400 Bad Request" in str(logged)
 
 
 def test_the_host_is_what_the_target_says(serve: Serve, connect: Connect) -> None:
@@ -280,79 +206,6 @@ def test_the_client_is_who_the_proxy_says(
             client.send(bytes([byte]))
     assert json.loads(client.answer().body) == ["203.0.113.7", "4711"]
     assert json.loads(client.get().body) == ["203.0.113.7", "4711"]
-
-
-def test_a_proxy_may_speak_for_itself(serve: Serve, connect: Connect) -> None:
-    """As its health checks do."""
-    client = connect(serve(whose, proxy_protocol="all"))
-    client.send(b"PROXY UNKNOWN\r\n" + PLAIN)
-    assert json.loads(client.answer().body)[0] == "127.0.0.1"
-
-
-def test_only_some_doors_may_be_for_proxies(serve: Serve, connect: Connect, tmp_path: Path) -> None:
-    """The others are as ever."""
-    path = f"unix:{tmp_path / 'site.sock'}"
-    server = serve(whose, binds=["127.0.0.1:0", path], proxy_protocol=[path])
-    assert json.loads(connect(server, 0).get().body)[0] == "127.0.0.1"
-    client = connect(server, 1)
-    client.send(V1 + PLAIN)
-    assert json.loads(client.answer().body) == ["203.0.113.7", "4711"]
-
-
-@pytest.mark.parametrize(
-    "garbage", [PLAIN, b"PROXY TCP4 nonsense\r\n", b"\x16\x03\x01", V2[:12] + b"\xff"]
-)
-def test_who_sends_no_header_is_not_answered(
-    serve: Serve, connect: Connect, logged: Logged, garbage: bytes
-) -> None:
-    """It may be anything; the connection is closed without a byte, and that is logged."""
-    client = connect(serve(proxy_protocol="all"))
-    client.send(garbage)
-    assert client.is_closed()
-    wait_for(lambda: len(logged) and "cannot read the PROXY header" in str(logged))
-    assert "127.0.0.1" in str(logged)
-    assert "Traceback" not in str(logged)
-
-
-def test_who_connects_and_leaves_is_nobody(serve: Serve, connect: Connect, logged: Logged) -> None:
-    """Health checks do little else."""
-    server = serve(whose, proxy_protocol="all")
-    before = len(logged)
-    for begun in (b"", V1[:10]):
-        client = connect(server)
-        client.send(begun)
-        client.close()
-    other = connect(server)
-    other.send(V1 + PLAIN)
-    assert other.answer().status == 200
-    other.close()
-    wait_for(lambda: not server.httpserver.channels)
-    assert logged[before:] == []
-
-
-@pytest.mark.parametrize("begun", [b"", b"PROXY "])
-def test_a_header_has_its_time(serve: Serve, connect: Connect, begun: bytes) -> None:
-    """That of a head once it has begun; before, that of a silent client."""
-    client = connect(serve(proxy_protocol="all", timeout=0.3, header_timeout=0.3))
-    client.send(begun)
-    assert client.is_closed()
-
-
-def test_a_stranger_may_not_speak_as_a_proxy(
-    serve: Serve, connect: Connect, logged: Logged
-) -> None:
-    """If proxies are named, only they connect there."""
-    client = connect(serve(proxy_protocol="all", trusted_proxies=["192.0.2.0/24"]))
-    assert client.is_closed()
-    told = "Refused a connection from 127.0.0.1, who is no trusted proxy"
-    wait_for(lambda: (30, told) in logged)
-
-
-def test_a_trusted_proxy_may(serve: Serve, connect: Connect) -> None:
-    """By the network that it is in."""
-    client = connect(serve(whose, proxy_protocol="all", trusted_proxies=["127.0.0.0/8"]))
-    client.send(V1 + PLAIN)
-    assert json.loads(client.answer().body) == ["203.0.113.7", "4711"]
 
 
 def test_a_drain_ends_with_silent_proxies(

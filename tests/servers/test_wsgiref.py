@@ -90,48 +90,6 @@ def test_a_body_ends_where_it_ends(host: Host, connect: Connect) -> None:
         assert everything(client).endswith(b"\r\n\r\none\n|two!")
 
 
-@pytest.mark.parametrize(
-    "lines", [b"Content-Length: -1", b"Content-Length: 1\r\nTransfer-Encoding: chunked"]
-)
-def test_a_body_whose_end_is_unclear_is_refused(host: Host, connect: Connect, lines: bytes) -> None:
-    """A proxy before us may see another end, and so another request behind it."""
-    client = connect(host())
-    client.send(b"POST / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n\r\n")
-
-    assert client.answer().status == 400
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\nhello",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rY: b\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
-        b"GET / HTTP/1.1\nHost: a\n\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"GET /\r\n\r\n",
-    ],
-    ids=["lengths", "blank", "coding", "cr", "fold", "lf", "host", "0.9"],
-)
-def test_a_head_that_can_be_read_in_two_ways_is_refused(
-    host: Host, connect: Connect, head: bytes
-) -> None:
-    """The standard library reads it in one of them, which need not be that of a proxy."""
-    reached: list[object] = []
-
-    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        reached.append(environ)
-        return hello(environ, start_response)
-
-    client = connect(host(application))
-    client.send(head)
-
-    assert client.answer().status in (400, 501)
-    assert not reached
-
-
 @pytest.mark.parametrize("head", [b"DELETE /all HTTP/1.1\r\nHost: a\r\n", b"GET / HT", b"\r\n"])
 def test_half_a_head_is_no_request(
     host: Host, connect: Connect, logged: Logged, head: bytes
@@ -149,27 +107,6 @@ def test_half_a_head_is_no_request(
 
     assert everything(client) == b""
     assert not reached
-    assert "rror" not in str(logged)
-
-
-@pytest.mark.parametrize(
-    "chunks", [b"-3\r\nabc", b"0x3\r\nabc", b"zz\r\nabc", b"3;\0\r\nabc", b"3\r\nabcd"]
-)
-def test_chunks_that_are_none_are_refused(
-    host: Host, connect: Connect, logged: Logged, chunks: bytes
-) -> None:
-    """Python reads more as numbers than HTTP does, and would wait for minus three bytes."""
-
-    def echo(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        body = environ["wsgi.input"].read()
-        start_response("200 OK", [])
-        return [body]
-
-    client = connect(host(echo))
-    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
-    client.send(b"\r\n0\r\n\r\n")
-
-    assert client.answer().status == 400
     assert "rror" not in str(logged)
 
 
@@ -272,6 +209,20 @@ def test_half_a_response_resets_its_connection(
 
     wait_for(lambda: "the other half" in str(logged))
     assert "Unhandled error while serving GET /a?b%0A: LookupError" in str(logged)
+
+
+def test_half_a_response_to_an_unread_request_resets_it_too(host: Host, connect: Connect) -> None:
+    """Nobody may take it for a whole one, because the rest of the request is waited for."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"half"
+        raise LookupError("the other half")
+
+    client = connect(host(application))
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+    with pytest.raises(ConnectionResetError):
+        everything(client)
 
 
 def test_a_body_that_nobody_reads_does_not_cost_the_answer(host: Host, connect: Connect) -> None:
@@ -401,19 +352,6 @@ def test_no_server_header_unless_it_is_wanted(host: Host, connect: Connect) -> N
     assert answers[1].body == b"The request has no Host.\r\n"
 
 
-def test_refusals_do_not_fill_the_log(host: Host, connect: Connect, logged: Logged) -> None:
-    """Ten lines in ten seconds, and at the end how many there were besides."""
-    server = host()
-    for _ in range(15):
-        client = connect(server)
-        client.send(b"GET / HTTP/1.1\r\n\r\n")
-        assert client.answer().status == 400
-
-    assert sum(level == 30 for level, _ in logged) == 10
-    server.stop()
-    assert "... and 5 more: 400 Bad Request" in str(logged)
-
-
 # Behind a proxy that says for whom it connects.
 
 
@@ -439,14 +377,6 @@ def test_a_proxy_says_for_whom_it_connects(host: Host, connect: Connect, header:
     assert client.get().body == b"203.0.113.7 4321"
 
 
-@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"])
-def test_a_proxy_may_connect_for_itself(host: Host, connect: Connect, header: bytes) -> None:
-    """To see whether the site is there."""
-    client = connect(host(whoami, proxy_protocol="all"))
-    client.send(header)
-    assert client.get().body.startswith(b"127.0.0.1 ")
-
-
 @pytest.mark.parametrize(
     "said", [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"PROXY TCP4 a b c d\r\n", b"PROXY"]
 )
@@ -459,23 +389,3 @@ def test_who_says_nothing_of_the_sort_is_told_nothing(
 
     assert client.is_closed()
     wait_for(lambda: "Refused a connection from 127.0.0.1: " in str(logged))
-
-
-def test_only_trusted_proxies_may_connect(host: Host, connect: Connect, logged: Logged) -> None:
-    """If it is said which they are."""
-    client = connect(host(whoami, proxy_protocol="all", trusted_proxies=["10.0.0.0/8"]))
-    client.send(b"PROXY TCP4 203.0.113.7 127.0.0.1 4321 80\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
-
-    assert client.is_closed()
-    wait_for(lambda: "Refused a connection from 127.0.0.1: it is no trusted proxy" in str(logged))
-
-
-def test_other_sockets_need_no_header(host: Host, connect: Connect, tmp_path: Any) -> None:
-    """It is said for each."""
-    path = f"unix:{tmp_path / 's'}"
-    server = host(whoami, binds=["127.0.0.1:0", path], proxy_protocol=[path])
-    behind = connect(server, 1)
-    behind.send(b"PROXY TCP6 2001:db8::7 ::1 4321 80\r\n")
-
-    assert connect(server).get().body.startswith(b"127.0.0.1 ")
-    assert behind.get().body == b"2001:db8::7 4321"
