@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from sitebus.errors.base import EX_CONFIG, EX_SOFTWARE, SitebusError, did_you_mean
 
@@ -83,13 +83,14 @@ class CommandCancelled(SitebusError):
 class WouldDeadlock(SitebusError):
     """A call would wait for work that can only be done by the thread that would wait."""
 
-    def __init__(self, call: str, instead: str) -> None:
+    def __init__(self, call: str, instead: str, held: str = "the event loop it runs on") -> None:
         super().__init__(call)
         self.call = call
         self.instead = instead
+        self.held = held
 
     def __str__(self) -> str:
-        return f"{self.call} would wait for the event loop it runs on; use {self.instead}"
+        return f"{self.call} would wait for {self.held}; use {self.instead}"
 
 
 class AlreadyRunning(SitebusError):
@@ -210,3 +211,47 @@ class BadMessage(SitebusError):
 
     def __str__(self) -> str:
         return f"the application sent {self.sent}; {self.expected}"
+
+
+class NotJson(SitebusError, TypeError):
+    """A message to another process holds something that JSON cannot say."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(where)
+        #: Where in the message, as one would index it.
+        self.where = where
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"a message to another process is JSON, and {self.where} {self.what}; "
+            "send text, numbers, lists, and dicts whose keys are text"
+        )
+
+
+class MessageTooLarge(SitebusError, ValueError):
+    """A message to another process is larger than one may be."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"a message of {self.size} bytes cannot go to another process: {self.limit} is the "
+            "limit; put the data where both can read it, and send its name"
+        )
+
+
+class BadFrame(SitebusError):
+    """What came over a link from another process is no message."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        #: The messages that were whole before it.
+        self.before: list[dict[str, Any]] = []
+
+    def __str__(self) -> str:
+        return f"another process sent what is no message: {self.reason}; its link is closed"
