@@ -188,6 +188,8 @@ def _add_tls(environ: WSGIEnvironment, extensions: dict[str, Any]) -> None:
         "SSL_CLIENT_VERIFY": "SUCCESS" if chain and not told.get("client_cert_error") else "NONE",
     }
     environ.update((key, value) for key, value in found.items() if value)
+    # More than the extension has a place for, from the servers that are sitebus's own.
+    environ.update(told.get("sitebus.environ") or {})
 
 
 # From WSGI to ASGI.

@@ -10,6 +10,10 @@ request; that is kept as it is. What is done around it, because granian has no w
   the process's descriptors, by the address that they were accepted on; only while a drain waits.
 - It closes a kept connection in the middle of a request's head. So it is told to close them only
   once none has said anything that was not answered; not where HTTP/2 is, of which nobody can tell.
+- It waits for ever for a client that takes nothing of its answer. So the kernel is told, with the
+  listening socket, to give those up that it accepts there.
+- Out of descriptors it asks for the next connection again and again, and says nothing; that is
+  said here (`sitebus.servers._granian_shortage`).
 - It waits ten seconds for a TLS handshake; and for ever, to find out whether its client speaks
   HTTP/2. So connections on which nobody says anything and nobody is served are looked for.
 - It cannot change its certificate. So new workers are made, and the old ones retired.
@@ -19,199 +23,59 @@ request; that is kept as it is. What is done around it, because granian has no w
 One thing cannot be cured: when somebody else in the process breaks a listening socket
 (``shutdown``), granian's thread tries to accept for ever. That is noticed here, and ends the bus.
 
-This is the one module that knows granian from inside. What it relies on, documented or not:
-
-- ``granian._granian``: ``ASGIWorker``, which takes everything by name;
-  ``serve_mtr(scheduler, loop, signal)`` and ``serve_mtr_uds`` return once threads serve, and the
-  descriptor of the `SocketHolder` is theirs from then on.
-- ``WorkerSignal``: ``set()``, once and no more, closes idle connections, lets others finish with
-  ``Connection: close``, and accepts no more; ``add_cb(call)`` is called in one of its threads when
-  the last is closed, and what the worker had is gone before that thread gives the interpreter up.
-- ``CallbackScheduler(loop, call, None, None, None)``: its ``_schedule_fn`` is called with a watcher
-  for each request, in threads of granian's.
-- ``granian.http``: `HTTP1Settings` and `HTTP2Settings`.
-
-What it relies on of the protocols and watchers is said in `sitebus.servers._granian_wsgi` and
-`sitebus.servers._granian_asgi`. ``tests/servers/test_granian_contract.py`` fails when any of this
-changes.
+What it is told of granian, and relies on, is in `sitebus.servers._granian_crew`.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from importlib import import_module
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any
 
-from sitebus.errors import ServerEnded, UnknownRelease
+from sitebus.errors import ServerEnded
+from sitebus.servers._granian_crew import GLANCE, Caller, Crew, Loop
+from sitebus.servers._granian_shortage import Shortage
 from sitebus.servers._granian_sockets import (
     Place,
     connections,
-    dead_listener,
+    give_up_after,
     is_owed,
     peer_of,
     silence,
+    waiting_at,
 )
 from sitebus.servers._granian_tls import Certificate, as_options
 from sitebus.servers.connections import LONGEST_WAIT, Door
-from sitebus.servers.hosting import Speech
 
-#: What granian says of the types in it is out of date.
-rust: Any = import_module("granian._granian")
-
-#: How often a drain looks whether clients have left: nobody tells.
-GLANCE = 0.05
 #: How long those whom the kernel has let in may keep a door open that is closed for good; seconds.
 LAST_ROUND = 0.4
+#: How long somebody waits at a door until somebody else is made to leave for it, and how often.
+CROWDED, TURNOUT = 0.1, 0.5
 #: How often silent connections over TLS are looked for, in the time that they may be silent.
 LOOKS = 4
 
 
-class Caller(Protocol):
-    """What stands between a worker and the application: one for each crew."""
+class Crowd:
+    """Whether somebody waits at a door, again and again: then nobody more is let in."""
 
-    speech: Speech
-    #: Answers say that the connection closes.
-    draining: bool
+    def __init__(self) -> None:
+        self._since = self._last = self._next = 0.0
 
-    def scheduler(self, door: Door) -> Any:
-        """Answer what a worker calls for each request through *door*."""
-
-    @property
-    def answering(self) -> bool:
-        """Whether responses are under way that did not say that the connection closes."""
-
-    def leave(self) -> None:
-        """Be told, from any thread, that clients have to leave."""
-
-    def wait_idle(self) -> None:
-        """Return when the application has ended what it does for any request."""
-
-    def cut(self) -> list[str]:
-        """End what can be ended, and answer which requests that was for."""
-
-    def busy(self) -> list[str]:
-        """Answer which requests are still served by what cannot be ended."""
-
-    def served(self) -> set[tuple[str, int]] | None:
-        """Answer which clients are served now; None if that cannot be told now."""
-
-
-class Loop:
-    """Where granian would have an event loop: it calls at once, in the thread it is in."""
-
-    def call_soon(self, call: Callable[..., object], *args: Any, **_: Any) -> None:
-        call(*args)
-
-    call_soon_threadsafe = call_soon
-
-
-def scheduler(loop: Any, schedule: Callable[[Any], object]) -> Any:
-    """Answer what makes a worker call *schedule* for each request, in a thread of granian's."""
-    made = rust.CallbackScheduler(loop, schedule, None, None, None)
-    made._schedule_fn = schedule
-    return made
-
-
-class Worker:
-    """One worker of granian on one door; serves from the moment it is made.
-
-    Args:
-        options: What granian's worker takes, by its names.
-    """
-
-    def __init__(
-        self, door: Door, caller: Caller, loop: Any, options: Mapping[str, Any], backlog: int
-    ) -> None:
-        self._family = door.socket.family
-        is_unix = self._family == socket.AF_UNIX
-        sock = door.socket.dup()
-        self._fd = sock.fileno()
-        try:
-            holder = rust.SocketHolder(self._fd, is_unix, backlog)
-            worker = rust.ASGIWorker(worker_id=1, sock=(None, holder), ipc=None, **options)
-            serve = worker.serve_mtr_uds if is_unix else worker.serve_mtr
-            self._signal = rust.WorkerSignal()
-            # Not one line of Python: so granian's thread keeps the interpreter until it has taken
-            # down what it has, and who waits for the lock finds nothing left.
-            self._running = threading.Lock()
-            self._running.acquire()
-            self._signal.add_cb(self._running.release)
-            scheduler = caller.scheduler(door)
-        except BaseException as error:
-            sock.close()
-            if isinstance(error, TypeError | AttributeError):
-                raise UnknownRelease("granian", ">=2.8.7,<2.9", str(error)) from error
-            raise
-        serve(scheduler, loop, self._signal)
-        sock.detach()
-        self._told = False
-
-    def close_door(self) -> None:
-        """Accept nothing more."""
-        if self._told:
-            return  # and the descriptor may be somebody else's by now
-        # Of the same sort: the worker may not have looked at the descriptor yet.
-        with dead_listener(self._family) as dead:
-            os.dup2(dead.fileno(), self._fd, inheritable=False)
-
-    def end(self) -> None:
-        """Close who is idle, let the others finish, and end."""
-        if not self._told:
-            self._told = True
-            self._signal.set()  # a second one would wait for ever
-
-    def wait_ended(self, timeout: float) -> bool:
-        """Wait until the last connection is closed; tell whether it is."""
-        if not self._running.acquire(timeout=max(0.0, timeout)):
+    def is_stuck(self) -> bool:
+        """Be told that somebody waits; tell whether there is something to be done."""
+        now = time.monotonic()
+        if now - self._last > CROWDED:
+            self._since = now
+        self._last = now
+        if now - self._since < CROWDED or now < self._next:
             return False
-        self._running.release()
+        self._next = now + TURNOUT
         return True
-
-
-class Crew:
-    """The workers of all doors, with one certificate, and what they call."""
-
-    def __init__(
-        self,
-        doors: Sequence[Door],
-        caller: Caller,
-        loop: Any,
-        options: Mapping[str, Any],
-        backlog: int,
-    ) -> None:
-        self.caller = caller
-        self._lock = threading.Lock()
-        self._workers: list[Worker] = []
-        try:
-            for door in doors:
-                self._workers.append(Worker(door, caller, loop, options, backlog))
-        except BaseException:
-            self.end()
-            raise
-
-    def close_doors(self) -> None:
-        """Accept nothing more."""
-        with self._lock:
-            for worker in self._workers:
-                worker.close_door()
-
-    def end(self) -> None:
-        """Accept nothing more, close who is idle, and end when the others have finished."""
-        self.close_doors()
-        with self._lock:
-            for worker in self._workers:
-                worker.end()
-
-    def wait_ended(self, timeout: float) -> bool:
-        """Wait until every connection is closed; tell whether all are."""
-        until = time.monotonic() + timeout
-        return all(worker.wait_ended(until - time.monotonic()) for worker in self._workers)
 
 
 class HTTPServer:
@@ -227,6 +91,7 @@ class HTTPServer:
         patience: Seconds after which a silent client is given up.
         silence: Seconds after which one is given up that speaks TLS, if it is not served.
         name: What it is called in messages.
+        log: Is told, as ``log(message, level)``, why nobody is accepted.
     """
 
     def __init__(
@@ -241,6 +106,7 @@ class HTTPServer:
         patience: float,
         silence: float,
         name: str,
+        log: Callable[[str, int], object],
     ) -> None:
         self.doors = tuple(doors)
         self.certificate = certificate
@@ -263,6 +129,9 @@ class HTTPServer:
         self._retiring: list[threading.Timer] = []
         self._cut = threading.Event()
         self._places = [Place.of(door.socket) for door in doors]
+        for door in doors:
+            give_up_after(door.socket, patience)
+        self._shortage = Shortage(doors, log)
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(True)
         self._bell.setblocking(False)
@@ -344,26 +213,47 @@ class HTTPServer:
     def _crew(self, certificate: Certificate | None) -> Crew:
         with ExitStack() as files:
             options = {**self._options, **as_options(certificate, files)}
-            return Crew(self.doors, self._make_caller(), self._loop, options, self._backlog)
+            dead, caller = self._shortage.dead, self._make_caller()
+            return Crew(self.doors, dead, caller, self._loop, options, self._backlog)
 
     def _watch(self) -> None:
         """Return when there is something else to do than to serve."""
         watched = select.poll()
         watched.register(self._alarm, select.POLLIN)
-        for door in self.doors:
-            # Of nothing but its end: who connects is granian's business.
-            watched.register(door.socket, 0)
         # Of those who speak HTTP/1.1, granian itself knows how long they may be silent.
         is_plain = self.certificate is None and self._options["http_mode"] == "1"
-        pause = None if is_plain else self._silence / LOOKS
+        pause = LONGEST_WAIT if is_plain else min(self._silence / LOOKS, LONGEST_WAIT)
+        silent_at = time.monotonic() + pause
+        looks, crowd = True, Crowd()
         while not self.draining:
-            ready = watched.poll(pause and min(pause, LONGEST_WAIT) * 1000)
-            if not ready:
-                self._close_silent()
-            for fd, _ in ready:
-                if fd != self._alarm.fileno():
-                    raise ServerEnded(f"socket of {self._name}", "though nobody closed it")
-                self._alarm.recv(4096)
+            for door in self.doors:
+                watched.register(door.socket, select.POLLIN if looks else 0)
+            left = max(0.0, silent_at - time.monotonic())
+            ready = dict(watched.poll((left if looks else min(left, self._shortage.pause)) * 1000))
+            was_away = not looks
+            looks = not any(event == select.POLLIN for event in self._heard(ready))
+            # Afterwards as well: the last who came may have had the last descriptor.
+            is_short = (was_away or not looks) and self._shortage.is_there()
+            if not looks and not is_short and crowd.is_stuck():
+                self._make_room()
+            if time.monotonic() >= silent_at:
+                silent_at = time.monotonic() + pause
+                if not is_plain:
+                    self._close_silent()
+
+    def _heard(self, ready: dict[int, int]) -> list[int]:
+        """Answer what has happened at the doors.
+
+        Raises:
+            ServerEnded: They can be used no more.
+        """
+        if ready.pop(self._alarm.fileno(), 0):
+            self._alarm.recv(4096)
+        for event in ready.values():
+            # Of who connects, there is nothing to be done.
+            if event & ~select.POLLIN:
+                raise ServerEnded(f"socket of {self._name}", "though nobody closed it")
+        return list(ready.values())
 
     def _close_silent(self) -> None:
         """Close connections on which nothing is said, but for those who wait for an answer."""
@@ -376,6 +266,32 @@ class HTTPServer:
                     if served is not None and peer_of(each) not in served:
                         each.shutdown(socket.SHUT_RDWR)
 
+    def _make_room(self) -> None:
+        """Where there are as many as may be, and more wait, have others leave for them."""
+        served = self._served()
+        for door, place in zip(self.doors, self._places, strict=True):
+            here = [each.dup() for each in connections([place])]
+            if len(here) >= self._options["backpressure"]:
+                self._turn_out(here, waiting_at(door.socket), served)
+            for each in here:
+                each.close()
+
+    def _turn_out(
+        self, here: Sequence[socket.socket], count: int, served: set[tuple[str, int]] | None
+    ) -> None:
+        """Close so many of those who are *here*, silent for longest and not *served*."""
+        if served is None:
+            return
+        idle: list[tuple[float, socket.socket]] = []
+        for each in here:
+            with suppress(OSError):
+                if peer_of(each) not in served:
+                    idle.append((silence(each), each))
+        idle.sort(key=itemgetter(0), reverse=True)
+        for _, each in idle[:count]:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def _served(self) -> set[tuple[str, int]] | None:
         found = [crew.caller.served() for crew in self._crews]
         if None in found:
@@ -383,6 +299,7 @@ class HTTPServer:
         return set().union(*filter(None, found))
 
     def _depart(self) -> None:
+        self._shortage.leave_one()  # to find connections takes one
         if self._for_good:
             self._let_in_who_waits()
         for crew in self._crews:
@@ -446,6 +363,7 @@ class HTTPServer:
         with self._lock:
             for each in (*(door.socket for door in self.doors), self._alarm, self._bell):
                 each.close()
+            self._shortage.close()
 
     def _ring(self) -> None:
         # Full: it rings already. Closed: nobody sleeps any more.

@@ -20,17 +20,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from sitebus.errors import BadMessage, BodyTooLarge, ClientGone
+from sitebus.errors import BadMessage, ClientGone
 from sitebus.servers import _granian_head as heads
-from sitebus.servers._granian import scheduler
+from sitebus.servers._granian_crew import scheduler
+from sitebus.servers._granian_exchange import Exchange
 from sitebus.servers._granian_head import shown
-from sitebus.servers._granian_inbox import FAILED, FINISHED, Inbox, WebSocket, check_status
+from sitebus.servers._granian_inbox import FAILED, FINISHED, WebSocket, check_status
 from sitebus.servers._granian_sockets import Place, reset
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door
@@ -44,10 +44,7 @@ Log = Callable[[str, int, bool], object]
 
 #: How long the loop may take to cancel what it runs; seconds.
 CUT_TIMEOUT = 0.5
-#: After so many pieces of a body it is time to know whether the client is still there.
-PIECES = 4
 
-_GONE: Message = {"type": "http.disconnect"}
 _FAILED = Refusal(500, "The server could not answer the request.")
 
 
@@ -237,7 +234,7 @@ class AsgiCaller:
 
     async def _serve(self, watcher: Any, scope: Message, place: Place) -> None:
         proto = watcher.proto
-        exchange = Exchange(self, proto)
+        exchange = Exchange(self, proto, scope["method"])
         try:
             await self._app(scope, exchange.receive, exchange.send)
             if not exchange.begun and not exchange.is_over:
@@ -302,138 +299,9 @@ class AsgiCaller:
         self._log(f"Unhandled error while serving {shown(scope)}: {error!r}", 40, True)
 
 
-class Exchange:
-    """One request and its response, as the application sees them."""
-
-    # On the class: few requests ever change them.
-    #: Whether the response has begun.
-    begun = False
-    #: How many pieces it had that are not the last one; 0 again after that.
-    pieces = 0
-    #: Why the request's body is not waited for any more.
-    refusal: Refusal | None = None
-    _inbox: Inbox | None = None
-    #: Whether the body was read to its end.
-    _is_read = False
-    _received = 0
-    _waited = 0.0
-
-    def __init__(self, caller: AsgiCaller, proto: Any) -> None:
-        self._caller = caller
-        self._proto = proto
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client is known to have left."""
-        return self._inbox is not None and self._inbox.is_gone
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is nobody to be told anything, or who was told it."""
-        return self.refusal is not None or self.is_gone
-
-    async def receive(self) -> Message:
-        """Answer the next message; that the client has left, if it is too slow.
-
-        Raises:
-            BodyTooLarge: There is too much of the body.
-        """
-        inbox = self._inbox = self._inbox or Inbox(self._proto.receive)
-        if self.refusal is not None or (inbox.is_gone and not inbox.has_news):
-            return _GONE.copy()  # at once, for who only wants to know
-        if self._is_read:
-            return await inbox.receive()
-        message = await self._in_time(inbox)
-        if message is None:
-            self._refuse(Refusal(408, "The body of the request did not come in time."))
-            return _GONE.copy()
-        self._is_read = not message.get("more_body")
-        self._received += len(message.get("body", b""))
-        most = self._caller.max_body
-        if most and self._received > most:
-            self._refuse(Refusal(413, "The body of the request is too large."))
-            raise BodyTooLarge(most)
-        return message
-
-    async def _in_time(self, inbox: Inbox) -> Message | None:
-        caller = self._caller
-        patience = caller.timeout
-        if caller.min_rate:
-            allowed = patience + self._received / caller.min_rate - self._waited
-            patience = min(patience, allowed)
-        began = time.monotonic()
-        message = await inbox.receive_within(patience)
-        self._waited += time.monotonic() - began
-        return message
-
-    def _refuse(self, refusal: Refusal) -> None:
-        self.refusal = refusal
-        if not self.begun:
-            self._caller.answer(self._proto, refusal)
-
-    def send(self, message: Message) -> Any:
-        if self.refusal is not None:
-            return _nothing()  # as to a client that has left
-        proto = self._proto
-        if message["type"] == "http.response.start":
-            message = self._caller.start(proto, message)
-            self.begun = True
-        elif message.get("more_body"):
-            return self._send_piece(_as_piece(message))
-        else:
-            if type(message.get("body", b"")) is not bytes:
-                _check_body(message)
-            if self.pieces:
-                self.pieces = 0
-        return proto.send(message)
-
-    def end(self) -> None:
-        """Ask granian for nothing any more, and know nothing of it."""
-        # Whoever keeps this, if only for a traceback, must not keep a socket by it.
-        self._proto = NOBODY
-        if self._inbox is not None:
-            self._inbox.let_go()
-
-    def _send_piece(self, message: Message) -> Any:
-        self.pieces += 1
-        send = self._proto.send
-        if self.pieces <= PIECES:
-            return send(message)
-        inbox = self._inbox = self._inbox or Inbox(self._proto.receive)
-        return inbox.send_piece(send, message)
-
-
-class Nobody:
-    """Whom an application speaks to that goes on after its end."""
-
-    async def receive(self) -> Message:
-        return _GONE.copy()
-
-    async def send(self, message: Message) -> None: ...
-
-
-NOBODY = Nobody()
-
-
-def _as_piece(message: Message) -> Message:
-    """Answer a piece of a body, of which there is more, as granian takes it."""
-    if type(message.get("body", b"")) is not bytes:
-        _check_body(message)
-    return message if message["more_body"] is True else {**message, "more_body": True}
-
-
-def _check_body(message: Message) -> None:
-    body = message.get("body", b"")
-    if not isinstance(body, bytes | bytearray | memoryview):
-        raise BadMessage(f"a body of type {type(body).__name__}", "it is bytes")
-
-
 def _address(door: Door) -> tuple[Any, ...]:
     name = door.socket.getsockname()
     return (name, None) if door.socket.family == socket.AF_UNIX else name
-
-
-async def _nothing() -> None: ...
 
 
 def _request_of(task: asyncio.Task[Any]) -> str:

@@ -78,12 +78,11 @@ def _bad_target(scope: dict[str, Any]) -> Refusal | None:
 def _bad_host(hosts: list[bytes], version: str) -> Refusal | None:
     if len(hosts) > 1:
         return Refusal(400, "A field that may be there once is there twice.")
-    if not hosts:
-        return Refusal(400, "The request has no Host.") if version == "1.1" else None
-    host = hosts[0]
-    if not host and version == "1.1":
-        # granian adds an empty one where there is none.
-        return Refusal(400, "The request has no Host.")
+    # granian adds an empty one where there is none, HTTP/2's :authority included.
+    host = hosts[0] if hosts else b""
+    if not host:
+        is_old = version in ("1", "1.0")
+        return None if is_old else Refusal(400, "The request has no Host.")
     if not _HOST.fullmatch(host):
         return Refusal(400, "The Host is not a name or an address.")
     if len(known_hosts) < MOST_KNOWN and 0 < len(host) <= LONGEST_KNOWN:

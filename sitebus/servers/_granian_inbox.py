@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from sitebus.errors import BadMessage, ClientGone
+from sitebus.servers._granian_outgoing import check_count
 from sitebus.servers.connections import LONGEST_WAIT
 
 Message = dict[str, Any]
@@ -179,6 +180,7 @@ class WebSocket:
                 await self._inbox.send_piece(self._proto.send, _as_frame(message))
                 return
         elif kind == "websocket.accept":
+            check_count(message.get("headers") or ())
             self._is_open = True
             protocol = message.get("subprotocol")
             if protocol is not None and not (protocol.isascii() and protocol.isprintable()):
@@ -187,6 +189,7 @@ class WebSocket:
             self._is_open = False
         elif kind == "websocket.http.response.start":
             check_status(message["status"])
+            check_count(message.get("headers") or ())
         await self._proto.send(message)
 
     def leave(self) -> None:

@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sitebus.errors import BadMessage, ClientGone
 from sitebus.servers._granian_input import Client
+from sitebus.servers._granian_outgoing import left_after, length_of, too_long
 from sitebus.servers.connections import LONGEST_WAIT
 
 if TYPE_CHECKING:
@@ -69,7 +71,13 @@ class Response:
     begun = False
     #: What is asked for its body, or whether it has left.
     client: Client | None = None
+    #: Whether it has a body at all: not if only its head was asked for.
+    method = "GET"
     _pieces = 0
+    #: How many bytes of its body there must be from now on, if it said that.
+    _left: int | None = None
+    _sent = 0
+    _waited = 0.0
 
     def __init__(self, caller: WsgiCaller, proto: Any) -> None:
         self._caller = caller
@@ -99,10 +107,13 @@ class Response:
         if not self.begun:
             self.begin()
         body = memoryview(data).tobytes()
+        if self._left is not None:
+            self._left = left_after(self._left, len(body), is_last=False)
         wait = self._proto.send({"type": "http.response.body", "body": body, "more_body": True})
         add = getattr(wait, "add_done_callback", None)
         if add is not None:
             self._wait_room(wait, add)
+        self._sent += len(body)
         self._pieces += 1
         if self._pieces > PIECES:
             self._look_round()
@@ -113,24 +124,37 @@ class Response:
             raise BadMessage("no response", "it must call start_response()")
         caller = self._caller
         headers = caller.headers(self.headers)
+        self._left = length_of(headers, self.status, self.method)
         self._proto.send({"type": "http.response.start", "status": self.status, "headers": headers})
         self.begun = True
         if not caller.draining:
             caller.streams.add(get_ident())
 
     def send_whole(self, body: bytes, *more: tuple[bytes, bytes]) -> None:
-        """Send head and body at once."""
+        """Send head and body at once; of a body that is longer than it says, as much as it says.
+
+        Raises:
+            BadMessage: It is longer, and was sent; or shorter, and was not.
+        """
         headers = self._caller.headers(self.headers)
         headers += more
+        length = length_of(headers, self.status, self.method)
+        surplus = 0 if length is None else len(body) - length
+        if surplus < 0:
+            left_after(-surplus, 0, is_last=True)
         proto = self._proto
         proto.send({"type": "http.response.start", "status": self.status, "headers": headers})
         self.begun = True
-        proto.send({"type": "http.response.body", "body": body})
+        proto.send({"type": "http.response.body", "body": body[:length] if surplus else body})
+        if surplus:
+            raise too_long(surplus)
 
     def finish(self) -> None:
         """Say that it is whole."""
         if not self.begun:
             self.begin()
+        if self._left:
+            left_after(self._left, 0, is_last=True)
         self._proto.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def let_go(self) -> None:
@@ -140,11 +164,18 @@ class Response:
     def _wait_room(self, wait: Any, add: Callable[..., object]) -> None:
         room: SimpleQueue[Any] = SimpleQueue()
         add(room.put, context=None)
+        began = monotonic()
         try:
-            room.get(timeout=min(self._caller.timeout, LONGEST_WAIT))
+            room.get(timeout=max(0.0, min(self._patience(), LONGEST_WAIT)))
         except Empty:
             wait.cancel()
             raise ClientGone("all of its response was sent") from None
+        self._waited += monotonic() - began
+
+    def _patience(self) -> float:
+        """Answer how many seconds may be waited for the client, which is to take some of it."""
+        timeout, least = self._caller.timeout, self._caller.min_rate
+        return min(timeout, timeout + self._sent / least - self._waited) if least else timeout
 
     def listen(self) -> Client:
         """Answer who can be asked what the client says."""

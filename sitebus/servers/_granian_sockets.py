@@ -20,6 +20,8 @@ _RESET = struct.pack("ii", 1, 0)
 #: How many milliseconds ago data was sent and received, and how many segments of it were sent, in
 #: Linux's ``struct tcp_info``.
 _LAST_WORDS = struct.Struct("44x I 4x I 100x I")
+#: How many wait to be accepted, in that of a listening socket.
+_WAITING = struct.Struct("24x I")
 
 
 class Place(NamedTuple):
@@ -62,6 +64,15 @@ def is_owed(sock: socket.socket) -> bool:
     return bool(answers and received < sent)
 
 
+def waiting_at(listening: socket.socket) -> int:
+    """Answer how many the kernel has let in whom nobody has accepted yet, if that is known."""
+    if sys.platform != "linux" or listening.family == socket.AF_UNIX:
+        return 0
+    told = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WAITING.size)
+    waiting: int = _WAITING.unpack(told)[0]
+    return waiting
+
+
 def silence(sock: socket.socket) -> float:
     """Answer for how many seconds nothing was said on either side, if that is known; else 0."""
     sent, received, _ = _last_words(sock)
@@ -77,6 +88,16 @@ def _last_words(sock: socket.socket) -> tuple[int, int, int]:
         return nobody_knows  # a kernel from before 4.6
     sent, received, answers = _LAST_WORDS.unpack(told)
     return sent, received, answers
+
+
+def give_up_after(listening: socket.socket, seconds: float) -> None:
+    """Have the kernel break connections that are accepted here and take nothing for so long.
+
+    That is known of those that nobody writes to any more, too: all of an answer may be on its way.
+    """
+    if listening.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+        most = max(1, int(min(seconds, 1e6) * 1000))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, most)
 
 
 def peer_of(sock: socket.socket) -> tuple[str, int]:
@@ -95,7 +116,8 @@ def reset(place: Place, peer: tuple[str, int] | None) -> None:
 
 def _descriptors() -> list[int]:
     for folder in _FOLDERS:
-        if os.path.isdir(folder):
+        # Without a descriptor to be had, nobody can be found.
+        with suppress(OSError):
             return [int(name) for name in os.listdir(folder)]
     return []
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from sitebus.errors import BadCertificate
+from sitebus.errors import BadCertificate, CannotRead
 from sitebus.servers.tls import TLS
 
 #: As long may it take to try a certificate, in a process of its own; seconds.
@@ -50,11 +50,16 @@ def read(tls: TLS, extra: Mapping[str, Any]) -> Certificate:
 
     Raises:
         BadCertificate: granian is not content with them.
+        CannotRead: One of them is gone.
     """
-    parts = [path.read_bytes() for path in (tls.certificate, tls.chain) if path is not None]
     key = tls.key or tls.certificate
-    authority = tls.client_ca.read_bytes() if tls.client_ca is not None else b""
-    found = Certificate(b"\n".join(parts), key.read_bytes(), authority)
+    try:
+        parts = [path.read_bytes() for path in (tls.certificate, tls.chain) if path is not None]
+        authority = tls.client_ca.read_bytes() if tls.client_ca is not None else b""
+        found = Certificate(b"\n".join(parts), key.read_bytes(), authority)
+    except OSError as error:  # they were there a moment ago
+        reason = (error.strerror or str(error)).lower()
+        raise CannotRead(error.filename or tls.certificate, reason) from error
     reason = _refusal(found, extra)
     if reason:
         raise BadCertificate(tls.certificate, key, reason)
@@ -89,14 +94,17 @@ def _refusal(certificate: Certificate, extra: Mapping[str, Any]) -> str:
 
     with ExitStack() as files:
         options = json.dumps({**extra, **as_options(certificate, files)})
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _TRIAL, options],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            env={**os.environ, "RUST_BACKTRACE": "0"},
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", _TRIAL, options],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                env={**os.environ, "RUST_BACKTRACE": "0"},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"granian has not taken it in {PATIENCE:.0f} seconds"
     if "usable" in done.stdout:
         return ""
     lines = [line for line in done.stderr.splitlines() if " value: " in line or "Error" in line]

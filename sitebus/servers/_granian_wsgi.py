@@ -26,7 +26,7 @@ from urllib.parse import unquote_to_bytes
 
 from sitebus.errors import BodyTooLarge, BodyTooSlow, ClientGone
 from sitebus.servers import _granian_head as heads
-from sitebus.servers._granian import GLANCE, Loop, scheduler
+from sitebus.servers._granian_crew import GLANCE, Loop, scheduler
 from sitebus.servers._granian_head import cgi_name, known_hosts, known_names, shown
 from sitebus.servers._granian_input import Client, Input, NoBody
 from sitebus.servers._granian_response import Headers, Response, Scope, Slots
@@ -78,7 +78,7 @@ class WsgiCaller:
         max_head: The longest request head in bytes, if that is below granian's least; else 0.
         max_body: The longest request body in bytes; 0 for any length.
         timeout: Seconds that a client may send nothing of a body, or take nothing of a response.
-        min_rate: Bytes a second that a body must come in at least; 0 is any.
+        min_rate: Bytes a second that a body must come in at least, or be taken; 0 is any.
         complaints: Is told what clients do wrong.
         log: Is told, as ``log(message, level, traceback)``, what goes wrong.
     """
@@ -112,7 +112,7 @@ class WsgiCaller:
         self._server = (b"server", server_header.encode("latin-1"))
         self._max_head = max_head
         self._max_body = max_body
-        self._min_rate = min_rate
+        self.min_rate = min_rate
         self._complaints = complaints
         self._log = log
         #: Which request each thread answers.
@@ -262,12 +262,14 @@ class WsgiCaller:
         length = None if said is None else int(said)
         if most and length is not None and length > most:
             return Refusal(413, "The body of the request is too large.")
-        environ["wsgi.input"] = Input(client, length, most, self.timeout, self._min_rate)
+        environ["wsgi.input"] = Input(client, length, most, self.timeout, self.min_rate)
         return None
 
     def _respond(
         self, response: Response, environ: dict[str, Any], scope: Scope, place: Place
     ) -> None:
+        if scope["method"] == "HEAD":
+            response.method = "HEAD"
         try:
             answer = self._app(environ, response.start)
             if type(answer) is list and 0 < response.status < 500 and not response.begun:

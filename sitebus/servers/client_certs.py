@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from sitebus.asgi import ASGIApplication, Receive, Scope, Send
 
+#: Where a bridge finds in the extension what WSGI has besides.
+ENVIRON = "sitebus.environ"
+
 #: TLS versions as they are numbered on the wire.
 VERSIONS = {"SSLv3": 0x0300, "TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303,
             "TLSv1.3": 0x0304}  # fmt: skip
@@ -101,7 +104,7 @@ def wsgi_environ(connected: ssl.SSLSocket | ssl.SSLObject) -> dict[str, str]:
 def asgi_extension(
     connected: ssl.SSLSocket | ssl.SSLObject, server_cert: str | None = None
 ) -> dict[str, Any]:
-    """Answer what goes into a scope as ``extensions["tls"]``.
+    """Answer what goes into a scope as ``extensions["tls"]``; what WSGI knows is `ENVIRON` in it.
 
     Args:
         connected: The client's connection.
@@ -109,6 +112,7 @@ def asgi_extension(
     """
     told: Mapping[str, Any] = connected.getpeercert() or {}
     name, protocol, _ = connected.cipher() or ("", "", 0)
+    environ = wsgi_environ(connected)
     return {
         "server_cert": server_cert,
         "client_cert_chain": client_chain(connected) if told else [],
@@ -117,6 +121,7 @@ def asgi_extension(
         "client_cert_error": None,
         "tls_version": VERSIONS.get(connected.version() or protocol),
         "cipher_suite": cipher_number(connected.context, name),
+        ENVIRON: {key: value for key, value in environ.items() if key.startswith("SSL_")},
     }
 
 

@@ -52,9 +52,10 @@ _NODE = re.compile(
 _HIDDEN = re.compile(r"unknown(?::[\w.-]{1,64})?|_[\w.-]{1,64}(?::[\w.-]{1,64})?", re.I | re.ASCII)
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-# Brackets and colons belong into quotes, and not every proxy knows.
+# Brackets and colons belong into quotes, and not every proxy knows. Between semicolons there may
+# be nothing.
 _PAIR = re.compile(
-    rf"[ \t]*({_TOKEN}{{1,64}})=(?:((?:{_TOKEN}|[:\[\]])+)|\"((?:[^\"\\]|\\.)*)\")[ \t]*(;|\Z)"
+    rf"[; \t]*({_TOKEN}{{1,64}})=(?:((?:{_TOKEN}|[:\[\]])+)|\"((?:[^\"\\]|\\.)*)\")[ \t]*(;|\Z)"
 )
 _ESCAPED = re.compile(r"\\(.)")
 
@@ -222,7 +223,7 @@ def _pairs(element: str) -> Mapping[str, str] | None:
             return None
         found[name.lower()] = plain if quoted is None else _ESCAPED.sub(r"\1", quoted)
         end = match.end()
-        if not more:
+        if not more or not element[end:].strip("; \t"):
             return found
     return None
 

@@ -17,7 +17,8 @@ from sitebus.servers.hosting import Abilities, SiteServer
 if TYPE_CHECKING:
     import ssl
 
-    from sitebus.servers._granian import Caller, HTTPServer
+    from sitebus.servers._granian import HTTPServer
+    from sitebus.servers._granian_crew import Caller
     from sitebus.servers._granian_response import Slots
     from sitebus.servers._granian_tls import Certificate
 
@@ -135,6 +136,7 @@ class GranianServer(SiteServer):
             patience=self.timeout,
             silence=self._patience,
             name=f"granian {self.name}",
+            log=self.bus.log,
         )
 
     @classmethod

@@ -154,7 +154,9 @@ def _place(host: str, scheme: str, answer: Answer) -> tuple[str, int, str] | Non
     if answer.port is None or not host:
         return None
     # The proxy has left the Host as it was, perhaps without the port.
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    name, colon, its_port = host.rpartition(":")
+    if not colon or (its_port and not its_port.isdecimal()):
+        name = host
     return name, answer.port, _host(name, answer.port, scheme)
 
 

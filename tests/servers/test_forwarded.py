@@ -202,6 +202,8 @@ def test_a_hidden_client_is_behind_the_last_proxy_that_is_known() -> None:
         f'for="{CLIENT}:_port"',
         f"by=_proxy;for={CLIENT}:80",
         f"\tfor={CLIENT} ",
+        f"for={CLIENT};",
+        f";by=_proxy;; for={CLIENT} ; ;",
     ],
 )
 def test_forwarded_is_read_as_its_definition_has_it(value: str) -> None:
@@ -213,7 +215,8 @@ def test_forwarded_is_read_as_its_definition_has_it(value: str) -> None:
     "value",
     [
         f"for={VICTIM};for={CLIENT}",
-        f"for={CLIENT};",
+        f"for={CLIENT};proto",
+        f"for={CLIENT};=",
         f"for={CLIENT} proto=http",
         f"for= {CLIENT}",
         f"{CLIENT}",

@@ -470,11 +470,11 @@ def test_an_unknown_release_is_one_sentence(
     host: Host, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its insides change between releases, and a traceback would not say what to do."""
-    from sitebus.servers import _granian
+    from sitebus.servers import _granian_crew
 
     def changed(**options: object) -> None:
         raise TypeError("ASGIWorker.__new__() got an unexpected keyword argument 'ipc'")
 
-    monkeypatch.setattr(_granian.rust, "ASGIWorker", changed)
+    monkeypatch.setattr(_granian_crew.rust, "ASGIWorker", changed)
     with pytest.raises(UnknownRelease, match=r"unexpected keyword.*pip install 'granian>="):
         host()

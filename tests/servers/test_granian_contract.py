@@ -1,4 +1,4 @@
-"""What `sitebus.servers._granian` relies on in granian, asked of granian alone.
+"""What `sitebus.servers._granian_crew` relies on in granian, asked of granian alone.
 
 Also what granian does not tell, and so cannot be refused. When a new granian fails here, read the
 top of that module, and of the two that it names, and look at each point again.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from sitebus.process import Engine
+from sitebus.servers._granian_head import refusal
 from sitebus.servers.granian import GranianServer
 from tests.helpers import wait_for
 from tests.servers.client import Client, hello
@@ -110,6 +113,14 @@ def test_what_two_could_read_in_two_ways_is_refused(
     [line] = [line for level, line in logged if level == 30]
     assert line.startswith(f"Refused a request from 127.0.0.1: {status} ")
     assert line.endswith(answer.body.decode().strip())
+
+
+@pytest.mark.parametrize(("version", "status"), [("2", 400), ("1.1", 400), ("1.0", 0), ("1", 0)])
+def test_only_http_1_0_may_have_no_host(version: str, status: int) -> None:
+    """Of HTTP/2 neither field nor pseudo-field; granian adds an empty one in either case."""
+    scope = {"type": "http", "http_version": version, "method": "GET", "raw_path": b"/"}
+    found = refusal({**scope, "headers": [(b"host", b"")]})
+    assert (found.status if found else 0) == status
 
 
 def test_refusals_do_not_fill_the_log(host: Host, connect: Connect, logged: Logged) -> None:
@@ -242,20 +253,41 @@ def test_who_takes_nothing_is_given_up(host: Host, connect: Connect) -> None:
     assert closed.wait(5)
 
 
-def test_no_more_connections_than_may_be(host: Host, connect: Connect) -> None:
-    """Newcomers wait until one leaves."""
-    server = host(max_connections=2)
+def test_no_more_connections_than_may_be(host: Host, connect: Connect, gate: Gate) -> None:
+    """Newcomers wait until one leaves, where all are busy."""
+    server = host(gate, max_connections=2)
     here = [connect(server), connect(server)]
     assert [client.get().status for client in here] == [200, 200]
+    for client in here:
+        client.ask("/gate")
+    assert gate.entered.wait(5)
     late = connect(server)
     late.ask()
-    late.socket.settimeout(0.3)
+    late.socket.settimeout(1.0)
     with pytest.raises(TimeoutError):
         late.socket.recv(1)
 
     late.socket.settimeout(10)
-    here[0].close()
-    assert late.answer().status == 200
+    gate.opened.set()
+    assert [client.answer().status for client in (*here, late)] == [200, 200, 200]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody knows who is silent")
+@pytest.mark.parametrize("speech", ["wsgi", "asgi"])
+def test_the_one_silent_longest_makes_room(
+    host: Host, connect: Connect, echo: Echo, speech: str
+) -> None:
+    """Else so many who say nothing would keep everybody else out."""
+    server = host(getattr(echo, speech), max_connections=3, timeout=60, header_timeout=60)
+    here = [connect(server) for _ in range(3)]
+    for client in reversed(here):
+        began = time.monotonic()
+        assert client.get().status == 200
+        # Silence is told in milliseconds.
+        wait_for(lambda began=began: time.monotonic() - began > 0.02)  # type: ignore[misc]
+    assert connect(server).get().status == 200
+    assert here[2].is_closed()
+    assert here[0].get().status == 200
 
 
 # TLS.

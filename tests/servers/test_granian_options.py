@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from sitebus.errors import BadCertificate, BadServerOption, UnknownNativeOption
+from sitebus.errors import BadCertificate, BadServerOption, CannotRead, UnknownNativeOption
 from sitebus.process import Engine
+from sitebus.servers import _granian_tls
 from sitebus.servers.granian import GranianServer
 from sitebus.servers.tls import TLS
 from tests.servers.client import Client, hello
@@ -130,6 +131,30 @@ def test_a_new_certificate_that_granian_cannot_use_changes_nothing(
         assert subject(connect(server, tls=trust)) == "old"
 
     assert "keeping the certificate that was read before" in str(logged)
+
+
+def test_a_certificate_that_granian_does_not_take_in_time_changes_nothing(
+    host: Host,
+    connect: Connect,
+    engine: Engine,
+    certificate: Certificate,
+    logged: Logged,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine that is very busy; a graceful would fail, and the next one hold it for good."""
+    trust = ssl.create_default_context(cafile=certificate.root)
+    server = host(tls=certificate.tls)
+    monkeypatch.setattr(_granian_tls, "PATIENCE", 0.0)
+    engine.graceful()
+
+    assert subject(connect(server, tls=trust)) == "old"
+    assert "granian has not taken it in 0 seconds; keeping the certificate" in str(logged)
+
+
+def test_a_file_that_is_gone_when_it_is_read_is_told(tmp_path: Path) -> None:
+    """OpenSSL may have seen it a moment ago."""
+    with pytest.raises(CannotRead, match=r"cannot read .*/a\.pem: no such file"):
+        _granian_tls.read(TLS(tmp_path / "a.pem"), {})
 
 
 def make_certificate(certificate: Certificate) -> None:

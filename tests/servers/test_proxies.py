@@ -171,6 +171,14 @@ def test_wsgi_has_one_host_and_one_port(headers: dict[str, str], host: str, port
     assert seen["SERVER_NAME"] == (host.rpartition(":")[0] if host[-1].isdigit() else host)
 
 
+@pytest.mark.parametrize("own", ["a.example", "a.example:", "a.example:8080", "[::1]", "[::1]:"])
+def test_a_port_stands_behind_the_name_alone(own: str) -> None:
+    """A colon may be there without one (RFC 3986, section 3.2.3)."""
+    seen = seen_wsgi({"x-forwarded-port": "81"}, HTTP_HOST=own)
+    name = own.removesuffix("8080").removesuffix(":")
+    assert (seen["HTTP_HOST"], seen["SERVER_NAME"]) == (f"{name}:81", name)
+
+
 def test_wsgi_has_a_prefix_in_front_of_what_was_there() -> None:
     """A server may be told of one, too."""
     seen = seen_wsgi({"x-forwarded-prefix": "/a/"}, SCRIPT_NAME="/b", RAW_URI="http://x/page")
