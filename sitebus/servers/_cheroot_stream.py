@@ -17,6 +17,7 @@ from typing import Any
 
 from sitebus.errors import BodyTooSlow, ClientGone
 from sitebus.servers.connections import LONGEST_WAIT
+from sitebus.servers.untaken import untaken
 
 #: What says that nothing can be read or written now. TLS may have to write in order to read.
 BUSY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -216,13 +217,23 @@ class Writer:
             rest = memoryview(rest)[sent:]
 
     def _wait(self, error: OSError) -> None:
+        left = untaken(self._socket)
+        while not self._has_room(error):
+            before, left = left, untaken(self._socket)
+            if left >= before:
+                raise self._lost() from None
+
+    def _has_room(self, error: OSError) -> bool:
+        """Wait as long as a client may take nothing; tell whether more can be sent."""
         patience = self._timeout
         if self._minimum:
             patience = min(patience, patience + self._sent / self._minimum - self._waited)
-        began = time.monotonic()
-        if patience <= 0 or not wait_for(self._socket, select.POLLOUT, error, patience):
+        if patience <= 0:
             raise self._lost() from None
+        began = time.monotonic()
+        has_room = wait_for(self._socket, select.POLLOUT, error, patience)
         self._waited += time.monotonic() - began
+        return has_room
 
     def _lost(self) -> ClientGone:
         self.is_lost = True

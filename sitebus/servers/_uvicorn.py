@@ -43,24 +43,31 @@ These are the modules that know uvicorn from inside. What they rely on, document
   `ZttpProtocol` and `ZttpH2Protocol`.
 - `HttpToolsProtocol` keeps a head of any length. Its ``scope`` is a new one from the first byte of
   a head; it is that of ``cycle`` once the head is complete. It keeps requests that wait in
-  ``pipeline``. It collects ``headers`` (the list of the scope) by ``on_header``, which is called
-  for trailers too, and ``url``, and makes the request in ``on_headers_complete``; what is raised
-  there is a failure of the parser. ``_should_upgrade()`` is asked about every request that wants
-  to. It sends chunks to clients of HTTP/1.0 unless its ``cycle`` has another ``chunked_encoding``
-  than None; then no more bytes than ``expected_content_length``, which must be 0 at the end. Behind
-  a request for a protocol that it does not speak it reads nothing of what came at once; it calls
+  ``pipeline``, each with the application that it will call, the last of them first. It collects
+  ``headers`` (the list of the scope) by ``on_header``, which is called for trailers too, and
+  ``url``, and makes the request in ``on_headers_complete``; what is raised there is a failure of
+  the parser. ``_should_upgrade()`` is asked about every request that wants to. It sends chunks to
+  clients of HTTP/1.0 unless its ``cycle`` has another ``chunked_encoding`` than None; then no more
+  bytes than ``expected_content_length``, which must be 0 at the end. Behind a request for a
+  protocol that it does not speak it reads nothing of what came at once; it calls
   ``_unsupported_upgrade_warning()`` while it handles the `httptools.HttpParserUpgrade` that says
   where that begins.
 - `H11Protocol` has ``conn``, an `h11.Connection`, which may become one of a class of ours, and asks
   its ``next_event()``; ``_receive_buffer.maybe_extract_next_line()`` of that is for chunks only.
 - One for HTTP/2 (`zttp`) has ``cycles`` instead of ``cycle``, and ``conn.close(0, last_stream_id)``
-  queues a GOAWAY that ``flush()`` sends. What chooses between the two has ``timeout_task`` and the
-  ``buffer`` of what it has read, and does it in ``_switch(http2, initial_data)``.
+  queues a GOAWAY that ``flush()`` sends. A cycle may become one of a class of ours; it sends
+  nothing more when ``disconnected``, and what the client leaves no room for is counted in
+  ``stream.pending_bytes``, until ``data_received`` has seen that there is room. What chooses
+  between the two has ``timeout_task`` and the ``buffer`` of what it has read, and does it in
+  ``_switch(http2, initial_data)``.
 - One for WebSocket has ``handshake_complete``, or ``handshake_completed_event``, writes the
   handshake with ``transport.write``, and ``shutdown()`` sends 1012 and closes the transport.
   `WebSocketsSansIOProtocol` waits on when it has not understood a handshake, which is not
   ``handshake_initiated`` then. After a refusal with a response it has ``close_sent`` and
-  ``initial_response``, and logs an error unless ``handshake_complete``.
+  ``initial_response``, and logs an error unless ``handshake_complete``. The deprecated
+  `WebSocketProtocol` calls ``fail_connection()`` for what it cannot read. All of them read what
+  they are given in ``data_received``, in any pieces, and stop and go on with ``pause_reading()``
+  and ``resume_reading()`` of the transport that they were given.
 - ``abort()`` of a transport closes its descriptor and shuts nothing down, on asyncio and uvloop.
 
 ``tests/servers/test_uvicorn_contract.py`` fails when any of this changes.

@@ -16,11 +16,13 @@ For HTTP/1.1:
 
 For WebSocket: the application runs in a context of its own, a handshake that nobody takes up is
 refused, and a refusal by the application is no error.
+
+For WebSocket and HTTP/2: a client's frames are read so many in a turn of the loop, and those that
+say nothing are bounded (`sitebus.servers._uvicorn_turns`).
 """
 
 from __future__ import annotations
 
-import contextvars
 from typing import Any
 
 from sitebus.servers._uvicorn_polite import INVALID, Polite, head_of
@@ -105,7 +107,9 @@ def _mend_choosing(kind: Any, most: int) -> Any:
     from uvicorn.protocols.http.zttp_h2_impl import ZttpH2Protocol
     from uvicorn.protocols.http.zttp_impl import ZttpProtocol
 
-    http_1, http_2 = _mend(ZttpProtocol, most), _mend_http2(ZttpH2Protocol)
+    from sitebus.servers import _uvicorn_http2
+
+    http_1, http_2 = _mend(ZttpProtocol, most), _uvicorn_http2.mend(ZttpH2Protocol)
 
     class Choosing(kind):  # type: ignore[misc]
         def _switch(self, http2: bool, initial_data: bytes = b"") -> None:
@@ -119,20 +123,6 @@ def _mend_choosing(kind: Any, most: int) -> Any:
     return Choosing
 
 
-def _mend_http2(kind: Any) -> Any:
-    class Mended(kind):  # type: ignore[misc]
-        def data_received(self, data: bytes) -> None:
-            try:
-                super().data_received(data)
-            except UnicodeDecodeError:
-                self.logger.complain(INVALID, INVALID)
-                self.conn.close()
-                self.flush()
-                self.transport.close()
-
-    return Mended
-
-
 #: By what uvicorn calls them.
 _MENDERS = {
     "HttpToolsProtocol": _mend_httptools,
@@ -140,44 +130,3 @@ _MENDERS = {
     "ZttpProtocol": _mend,
     "AutoZttpProtocol": _mend_choosing,
 }
-
-
-def fresh(kind: Any) -> Any:
-    """Answer a *kind* of WebSocket protocol that runs the application in a context of its own."""
-
-    class Fresh(kind):  # type: ignore[misc]
-        def __init__(self, config: Any, server_state: Any, app_state: Any, **more: Any) -> None:
-            # The handshake has a Connection header already, and says something else with it.
-            with server_state.without_close():
-                super().__init__(config, server_state, app_state, **more)
-            # Only the first data, the handshake, start anything.
-            self.data_received = self._begin
-
-        def connection_made(self, transport: Any) -> None:
-            contextvars.Context().run(super().connection_made, transport)
-
-        def _begin(self, data: bytes) -> None:
-            del self.data_received
-            contextvars.Context().run(self.data_received, data)
-            if not (getattr(self, "handshake_initiated", True) or self.transport.is_closing()):
-                self._refuse(str(self.conn.handshake_exc or "not a WebSocket handshake"))
-
-        def _refuse(self, reason: str) -> None:
-            """Answer a handshake that was not understood, which would be waited for for ever."""
-            self.logger.warning("Invalid WebSocket handshake received: %s", reason)
-            body = b"Invalid WebSocket handshake."
-            self.transport.write(
-                b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n"
-                b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
-            )
-            self.transport.close()
-
-        async def send(self, message: Any) -> None:
-            await super().send(message)
-            # Else it is logged that nobody answered the handshake.
-            if self.close_sent and self.initial_response is not None:
-                self.handshake_complete = True
-
-    if kind.__name__ != "WebSocketsSansIOProtocol":
-        del Fresh.send  # the others know a refusal when they see one
-    return Fresh

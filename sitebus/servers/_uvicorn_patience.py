@@ -47,6 +47,8 @@ def lack_of(connection: Protocol) -> Lack | None:
     unsent = connection.transport.get_write_buffer_size()
     if unsent:
         return Lack("reading", None, unsent)
+    if getattr(connection, "stalled", 0):
+        return Lack("reading", "HTTP/2", connection.turns.written)
     if not hasattr(connection, "cycle") or connection.transport.is_closing():
         return None
     cycle = connection.cycle

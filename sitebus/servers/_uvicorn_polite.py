@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sitebus.servers._uvicorn_parting import Parting
 from sitebus.servers._uvicorn_state import CLOSE
-from sitebus.servers._uvicorn_strict import answer
+from sitebus.servers._uvicorn_strict import answer, said
 from sitebus.servers.heads import Refusal
+
+if TYPE_CHECKING:
+    from sitebus.asgi import ASGIApplication, Receive, Scope, Send
 
 #: Seconds that a client has to hang up when it was told its last.
 FAREWELL = 1.0
@@ -34,6 +37,7 @@ class Polite:
 
     cycle: Any
     connections: Any
+    pipeline: Any
     transport: Any
     flow: Any
     loop: Any
@@ -71,7 +75,12 @@ class Polite:
             # A later request is at fault: those before it are answered.
             cycle.keep_alive = False
             self.is_deaf = True
-        elif cycle.response_started or getattr(self, "pipeline", None):
+        elif getattr(self, "pipeline", None):
+            # It waits for its turn, and gets no other answer then.
+            self.is_deaf = True
+            cycle.keep_alive = False
+            self.pipeline[0] = cycle, _refusing(refusal)
+        elif cycle.response_started:
             self.forget(cycle)
             self.transport.close()
         else:
@@ -156,6 +165,17 @@ class Polite:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+
+def _refusing(refusal: Refusal) -> ASGIApplication:
+    """Answer an application that answers nothing else."""
+
+    async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+        body, headers = said(refusal)
+        await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return refuse
 
 
 def _nothing() -> None:

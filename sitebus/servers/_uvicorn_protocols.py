@@ -12,8 +12,9 @@ from uvicorn.config import HTTP_PROTOCOLS, LOG_LEVELS, WS_PROTOCOLS
 from uvicorn.importer import ImportFromStringError, import_from_string
 
 from sitebus.errors import BadServerOption
-from sitebus.servers._uvicorn_mended import ANY_LENGTH, fresh, mended
+from sitebus.servers._uvicorn_mended import ANY_LENGTH, mended
 from sitebus.servers._uvicorn_polite import INVALID
+from sitebus.servers._uvicorn_websocket import fresh
 from sitebus.servers.complaints import Complaints
 
 if TYPE_CHECKING:

@@ -32,15 +32,17 @@ Fields = list[tuple[bytes, bytes]]
 
 def answer(refusal: Refusal, fields: Fields) -> bytes:
     """Answer the whole answer to who is refused, with *fields* besides its own."""
-    body = refusal.why.encode("ascii")
-    own = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", b"%d" % len(body)),
-        (b"connection", b"close"),
-    ]
+    body, own = said(refusal)
     others = [each for each in fields if each[0].lower() != b"connection"]
-    lines = b"".join(b"%b: %b\r\n" % each for each in others + own)
+    lines = b"".join(b"%b: %b\r\n" % each for each in [*others, *own, (b"connection", b"close")])
     return b"HTTP/1.1 %b\r\n%b\r\n%b" % (refusal.kind.encode("ascii"), lines, body)
+
+
+def said(refusal: Refusal) -> tuple[bytes, Fields]:
+    """Answer what who is refused is told, and the fields that tell of it."""
+    body = refusal.why.encode("ascii")
+    length = b"%d" % len(body)
+    return body, [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", length)]
 
 
 @lru_cache(maxsize=512)
@@ -106,6 +108,8 @@ def parts_of(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     """Answer path and query of a *target*, and the host that it names, if any."""
     if method == b"CONNECT":
         raise Refusal(405, "This server is no proxy.")
+    if method != method.upper():
+        raise Refusal(400, "The method of the request is not in capitals.")
     host = None
     if target[:1] != b"/" and not (method == b"OPTIONS" and target == b"*"):
         known = _ABSOLUTE.fullmatch(target)

@@ -129,6 +129,28 @@ def test_who_takes_no_response_is_given_up(serve: Serve, connect: Connect) -> No
     assert connect(server).get().status == 200
 
 
+def test_who_takes_a_response_slowly_gets_all(serve: Serve, connect: Connect) -> None:
+    """The kernel tells of room only when much was taken: more than in the time of a silence."""
+    most = 16 << 20
+
+    def large(_environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", str(most))])
+        for _ in range(0, most, 65536):
+            yield bytes(65536)
+
+    client = connect(serve(large, timeout=0.3))
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    client.ask()
+    pause, received = threading.Event(), 0
+    slowly = time.monotonic() + 1.5
+    while received < most:
+        data = client.socket.recv(20000 if time.monotonic() < slowly else 1 << 20)
+        assert data, f"{received} bytes came"
+        received += len(data)
+        if time.monotonic() < slowly:
+            pause.wait(0.05)
+
+
 def test_a_response_has_a_rate(serve: Serve, connect: Connect) -> None:
     """Whoever takes a little now and then does not hold a thread."""
     ended = threading.Event()

@@ -28,9 +28,9 @@ from tests.helpers import Child, SiteProcess, wait_for
 RESTARTS = 10
 #: How long a machine busy with other things may take for one of them.
 LONG = 30.0
-#: Idle connections, and how many milliseconds of processor time it may take to hand them over, and
-#: then for the server to make its own of them.
-IDLE, GOAL, ADOPTED = 2000, 50.0, 150.0
+#: Idle connections, and how many milliseconds of processor time it may take until the next server
+#: has made its own of them: twice what it takes a machine with nothing else to do.
+IDLE, MOST = 2000, 100.0
 #: Of any time: a machine busy with other things is no news, but a wait of ours would be.
 LONGEST = 500.0
 #: Those who ask at the moment of the restart.
@@ -288,16 +288,14 @@ def test_thousands_of_idle_connections_are_handed_over_at_once(
         for _ in range(5):
             server.restart()
             ask_all(idle + busy, random)
-        handed = server.took("collected", "packed", "unpacked")
-        adopted = server.took("adopted")
+        took = server.took("collected", "packed", "unpacked", "adopted")
         server.restart(lambda: ask_all(busy, random))
         ask_all(idle + busy, random)
 
-        assert len(handed) == len(adopted) == 5, server
+        assert len(took) == 5, server
         # What else the machine does can only add to it.
-        assert min(cpu for cpu, _ in handed) < GOAL, server
-        assert min(wall for _, wall in handed) < LONGEST, server
-        assert min(cpu for cpu, _ in adopted) < ADOPTED, server
+        assert min(cpu for cpu, _ in took) < MOST, server
+        assert min(wall for _, wall in took) < LONGEST, server
         assert server.stop() == os.EX_OK
 
 

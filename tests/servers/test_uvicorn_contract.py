@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import inspect
 import logging
+import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
@@ -467,6 +468,44 @@ def test_http_2() -> None:
         protocol.timeout_keep_alive_handler()
         assert bench.transport.written.endswith(b"\x07\0\0\0\0\0\0\0\0\1\0\0\0\0")
         assert bench.transport.closed
+        protocol.connection_lost(None)
+
+    run(story)
+
+
+def test_http_2_tells_what_waits_for_room() -> None:
+    """A cycle of another class counts what its client leaves no room for."""
+    zttp = pytest.importorskip("zttp")
+    from uvicorn.protocols.http.zttp_h2_impl import RequestResponseCycle
+
+    class Other(RequestResponseCycle):
+        pass
+
+    async def story() -> None:
+        async def app(_scope: Any, _receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+            await asyncio.Event().wait()
+
+        bench = Bench("zttp", app, http2=True)
+        client = zttp.Connection(zttp.CLIENT, protocol=zttp.HTTP2)
+        client.initiate_connection()
+        client.send_request(b"GET", b"/", b"2", [(b"host", b"a")]).end_message()
+        bench.protocol.data_received(client.data_to_send())
+        protocol: Any
+        [protocol] = bench.state.connections
+        [cycle] = protocol.cycles.values()
+        cycle.__class__ = Other
+        await bench.settle()
+        assert cycle.stream.pending_bytes == 100_000 - 65535
+        for number in (0, 1):
+            protocol.data_received(struct.pack(">IBIi", 4 << 8 | 8, 0, number, 1000))
+        assert cycle.stream.pending_bytes == 100_000 - 66535
+        protocol.conn.close(11)
+        assert protocol.conn.data_to_send()[-4:] == b"\0\0\0\x0b"
+        for task in bench.state.tasks:
+            task.cancel()
+        await bench.settle()
         protocol.connection_lost(None)
 
     run(story)

@@ -125,6 +125,8 @@ def test_a_target(target: bytes, found: tuple[bytes, bytes | None]) -> None:
     ("method", "target", "status"),
     [
         (b"CONNECT", b"a:80", 405),
+        (b"get", b"/", 400),
+        (b"GeT", b"/", 400),
         (b"GET", b"*", 400),
         (b"GET", b"a", 400),
         (b"GET", b"ftp://a/", 400),
@@ -174,6 +176,7 @@ REFUSED = {
     "a NUL": POST + b"X: a\0b\r\n\r\n",
     "a blank in a name": POST + b"X : a\r\n\r\n",
     "a tunnel": b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a small method": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
     "a version": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
 }
 
@@ -225,6 +228,27 @@ def test_those_before_it_are_answered(host: Host, parser: dict[str, str], connec
 
     assert said.count(b"HTTP/1.1 200 OK") == 3
     assert said.count(HELLO) == 3
+
+
+@pytest.mark.parametrize("earlier", [1, 3])
+def test_a_broken_body_behind_others_costs_none_of_their_answers(
+    host: Host, parser: dict[str, str], connect: Connect, shop: Shop, earlier: int
+) -> None:
+    """It has its own, when its turn comes."""
+    client = connect(host(native=parser))
+    client.ask("/gate")
+    shop.entered.wait()
+    broken = POST + b"Transfer-Encoding: chunked\r\n\r\nno length\r\n"
+    client.send((earlier - 1) * b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + broken)
+    shop.opened.give()
+    said = b""
+    while more := client.socket.recv(65536):
+        said += more
+
+    assert said.count(HELLO) == earlier
+    assert said.count(b"HTTP/1.1 200 OK") == earlier
+    assert said.count(b"HTTP/1.1 400 Bad Request") == 1
+    assert said.lower().count(b"connection: close") == 1
 
 
 def test_a_url_for_a_target_is_taken_apart(
