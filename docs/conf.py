@@ -30,7 +30,7 @@ autodoc_preserve_defaults = True
 # Types of other people, and what only names a type, have no page here.
 nitpick_ignore_regex += [
     ("py:(class|exc|func|meth|mod)", r"(?!sitebus\b).*"),
-    ("py:class", r"sitebus\.(plugins\.Method|sockets\.files\.SocketFile)"),
+    ("py:class", r"sitebus\.(plugins\.Method|sockets\.(files\.SocketFile|connections\.Idle))"),
 ]
 
 # Dashes stay as they are typed: options begin with two of them.

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus.errors import LoopEnded
@@ -59,6 +60,12 @@ class LoopThread:
                 )
                 self._thread.start()
             return self._loop
+
+    @property
+    def present(self) -> asyncio.AbstractEventLoop | None:
+        """The running loop, if there is one."""
+        with self._lock:
+            return self._loop if self._pid == os.getpid() else None
 
     @property
     def is_current(self) -> bool:
@@ -173,6 +180,14 @@ async def _see_off() -> None:
     if tasks:
         ended, _ = await asyncio.wait(tasks, timeout=GRACE / 2)
         await asyncio.gather(*ended, return_exceptions=True)  # or asyncio tells of each failure
+
+
+def preload() -> None:
+    """Import what a loop needs, and make none."""
+    import asyncio  # noqa: F401
+
+    with suppress(ImportError):
+        import uvloop  # noqa: F401
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

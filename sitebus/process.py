@@ -105,6 +105,9 @@ class Engine(Bus):
         legacies: Descriptors to leave to the next image at a restart, by name; it takes them with
             ``engine.sockets.claim(name)``.
         autoreload: What a reloader watches: ``engine.autoreload.files.add(path)``.
+        relieved: Whether another process goes on serving on the same sockets when this one leaves;
+            whoever arranges that sets it.
+        workers: The worker processes, in the supervisor of a site that has some; None otherwise.
     """
 
     stop_timeout: float = 60.0
@@ -115,6 +118,7 @@ class Engine(Bus):
         self._begin_life()
         self.legacies: dict[str, int] = {}
         self.autoreload: Any = Watched()
+        self.workers: Any = None
         self._sockets: Sockets | None = None
         self._serving: Registry | None = None
         self._restarts = Restarts(self)
@@ -131,6 +135,7 @@ class Engine(Bus):
         self.exit_code = 0
         self.stragglers: tuple[threading.Thread, ...] = ()
         self._successor: reexec.Command | None = None
+        self.relieved = False
         self._interrupts = 0
         self._leaving = False
         self._deadline: Deadline | None = None
@@ -300,6 +305,11 @@ class Engine(Bus):
         self._mail.tell(HURRY)
 
     @property
+    def called_off(self) -> bool:
+        """Whether an exit waits for what runs: a listener of the start had better give up."""
+        return self._is_preempted()
+
+    @property
     def execv(self) -> bool:
         """Whether the process runs its command line again once the engine has exited."""
         return self._successor is not None
@@ -413,6 +423,11 @@ class Engine(Bus):
         return self._loop.loop
 
     @property
+    def present_loop(self) -> asyncio.AbstractEventLoop | None:
+        """The engine's event loop if it runs; None as long as nobody has needed it."""
+        return self._loop.present
+
+    @property
     def sockets(self) -> Sockets:
         """The listening sockets, which outlive servers, stops and re-executions."""
         if self._sockets is None:
@@ -424,7 +439,12 @@ class Engine(Bus):
     @property
     def leaving(self) -> bool:
         """Whether the process is on its way out and nobody will serve on its sockets after it."""
-        return self._leaving and self._successor is None
+        return self._leaving and not self.succeeded
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether who comes after serves on the same sockets: the next image, or another worker."""
+        return self._successor is not None or self.relieved
 
     @property
     def addresses(self) -> tuple[Address, ...]:

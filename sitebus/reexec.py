@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -100,6 +101,23 @@ class Program(NamedTuple):
                 kinds: dict[str, Literal["code", "module"]] = {"c": "code", "m": "module"}
                 return cls(kinds[letter], value) if letter in kinds else None
         return None
+
+
+def interpreter_options(argv: Iterable[str]) -> tuple[str, ...]:
+    """Answer the options for the interpreter itself in *argv*: what stands before its program."""
+    found: list[str] = []
+    words = iter(tuple(argv)[1:])
+    for word in words:
+        if word in ("-", "--") or not word.startswith("-"):
+            break
+        at = min((word.find(letter) for letter in "cm" if letter in word[1:]), default=0)
+        if not word.startswith("--") and at and not set(word[1:at]) & set("WX"):
+            found += [word[:at]] * (at > 1)
+            break
+        found.append(word)
+        if word == "--check-hash-based-pycs" or re.fullmatch(r"-[^-WX]*[WX]", word):
+            found.append(next(words, ""))
+    return tuple(found)
 
 
 class Command(NamedTuple):

@@ -6,11 +6,14 @@ leaves behind, as its user would.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +31,10 @@ PATIENCE = 20.0
 
 #: In a site as well, warnings are errors; WebOb imports cgi where it still exists.
 WARNINGS = "error,ignore:'cgi' is deprecated:DeprecationWarning"
+
+#: Where sites under test have their control sockets, rather than among those of this machine.
+RUNTIME = tempfile.mkdtemp(prefix="sitebus-tests-")
+atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)
 
 URL = re.compile(r"https?://[^\s/]+:\d+|unix:\S+")
 
@@ -84,7 +91,8 @@ def environment(**extra: str) -> dict[str, str]:
     """Answer an environment in which a child finds this sitebus, and nothing of the caller's."""
     foreign = ("SITEBUS_", "LISTEN_", "NOTIFY_", "PYTHON", "COV_", "FORCE_COLOR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"} | extra
+    ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+    return kept | ours | {"XDG_RUNTIME_DIR": RUNTIME} | extra
 
 
 class Child:

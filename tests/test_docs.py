@@ -130,6 +130,8 @@ class Story:
         if program == "sitebus-serve":
             argv = [sys.executable, "-m", "sitebus", *arguments]
             return self.capture(argv) if set(ENDS) & set(arguments) else self.serve(argv)
+        if program == "sitebus-ctl":
+            return self.capture([sys.executable, "-m", "sitebus.cli.ctl", *arguments])
         return self.capture([program, *arguments])
 
     def capture(self, argv: list[str]) -> str:

@@ -146,7 +146,9 @@ def test_no_import_points_up() -> None:
 
 def test_no_room_reaches_for_the_package() -> None:
     """The global engine and site are the caller's: a room is handed its bus."""
-    below = [each for each in ALL if ROW.get(each.importer, 0) > 0]
+    # What `python -m` runs is the caller, wherever it is.
+    rooms = [each for each in ALL if each.file.name != "__main__.py"]
+    below = [each for each in rooms if ROW.get(each.importer, 0) > 0]
     wrong = [each for each in below if each.imported is not None and each.imported not in ROW]
     assert not wrong, listed(wrong)
 

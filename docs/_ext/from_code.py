@@ -52,16 +52,34 @@ class OfMachine(Generated):
 
     @property
     def machine(self) -> Machine:
+        if self.arguments[0] == "WORKERS":
+            return of_workers()
         found = getattr(machine, self.arguments[0])
         assert isinstance(found, Machine)
         return found
+
+
+def of_workers() -> Machine:
+    """Answer the table of a worker's states: no bus walks it, and it is drawn like those."""
+    from sitebus.workers.states import WORKER_EDGES, WorkerState
+
+    edges: Any = WORKER_EDGES
+    return Machine(edges, WorkerState.BOOTING, {})
+
+
+def failures() -> frozenset[object]:
+    """Answer the causes that something has gone wrong."""
+    from sitebus.workers.states import WorkerCause
+
+    of_worker = {WorkerCause.UNFIT, WorkerCause.STUCK, WorkerCause.CUT_OFF}
+    return frozenset({machine.Cause.FAILED, *of_worker})
 
 
 class StateDiagram(OfMachine):
     """The table, drawn."""
 
     def run(self) -> list[nodes.Node]:
-        return [nodes.raw("", draw(self.machine), format="html")]
+        return [nodes.raw("", draw(self.machine, failures()), format="html")]
 
 
 class StateTable(OfMachine):
@@ -174,9 +192,14 @@ def first_line(thing: object) -> str:
 
 
 class OptionList(Generated):
-    """Every section of a site.ini, with its settings."""
+    """Every section of a site.ini, with its settings; with a kind, the settings of that one."""
+
+    optional_arguments: ClassVar[int] = 1
 
     def text(self) -> str:
+        if self.arguments:
+            (found,) = (each for each in self.sections() if each.kind == self.arguments[0])
+            return "\n".join(map(self.option, found.rows))
         return "\n\n".join(map(self.section, self.sections()))
 
     def sections(self) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -32,7 +32,30 @@ class Point(NamedTuple):
 
 
 def columns(machine: Machine) -> list[list[Hashable]]:
-    """Answer the states by how many rows lead to them from the first, failures included."""
+    """Answer the states from left to right, failures included.
+
+    Where nothing leads back, every arrow leads to the right; else what counts is how few rows lead
+    to a state from the first.
+    """
+    return _longest(machine) or _shortest(machine)
+
+
+def _longest(machine: Machine) -> list[list[Hashable]]:
+    """Answer the states by the longest way to them; none if some way never ends."""
+    depths: dict[Hashable, int] = {machine.initial: 0}
+    for _ in machine.states:
+        before = dict(depths)
+        for source, _, target in machine.edges:
+            if source in depths:
+                depths[target] = max(depths.get(target, 0), depths[source] + 1)
+        if depths == before:
+            numbers = range(max(depths.values()) + 1)
+            return [[state for state in depths if depths[state] == each] for each in numbers]
+    return []
+
+
+def _shortest(machine: Machine) -> list[list[Hashable]]:
+    """Answer the states by how many rows lead to them from the first."""
     found: list[list[Hashable]] = [[machine.initial]]
     seen = {machine.initial}
     while found[-1]:
@@ -64,16 +87,36 @@ def name_of(state: Hashable) -> str:
     return str(getattr(state, "name", state))
 
 
-def bend(source: Point, target: Point) -> Point:
-    """Answer the point an arrow bends towards: to its left, so that one and its reverse differ."""
+def bend(source: Point, target: Point, others: Sequence[Point] = ()) -> Point:
+    """Answer the point an arrow bends towards: to its left, so that one and its reverse differ.
+
+    It goes around *others*, the middles of boxes that it does not join.
+    """
     dx, dy = target.x - source.x, target.y - source.y
     length = math.hypot(dx, dy)
     # Within a column an arrow goes around the boxes between its ends.
     away = 170 if dx == 0 and length > LINE else 34 + length / 9
+    while True:
+        middle = Point(
+            (source.x + target.x) / 2 + away * dy / length,
+            (source.y + target.y) / 2 - away * dx / length,
+        )
+        curve = [_between(source, middle, target, step / 20) for step in range(1, 20)]
+        if away > length or not any(_inside(point, each) for each in others for point in curve):
+            return middle
+        away += 20
+
+
+def _between(source: Point, middle: Point, target: Point, share: float) -> Point:
+    """Answer a point of the curve from *source* to *target* that bends towards *middle*."""
+    a, b, c = (1 - share) ** 2, 2 * share * (1 - share), share**2
     return Point(
-        (source.x + target.x) / 2 + away * dy / length,
-        (source.y + target.y) / 2 - away * dx / length,
+        a * source.x + b * middle.x + c * target.x, a * source.y + b * middle.y + c * target.y
     )
+
+
+def _inside(point: Point, centre: Point) -> bool:
+    return abs(point.x - centre.x) < WIDTH / 2 and abs(point.y - centre.y) < HEIGHT / 2
 
 
 def border(centre: Point, towards: Point) -> Point:
@@ -86,12 +129,14 @@ def border(centre: Point, towards: Point) -> Point:
     return Point(centre.x + dx * scale, centre.y + dy * scale)
 
 
-def arrow(rows: Sequence[Edge], at: dict[Hashable, Point]) -> Iterator[str]:
+def arrow(
+    rows: Sequence[Edge], at: dict[Hashable, Point], failures: Container[object]
+) -> Iterator[str]:
     """Draw the rows that lead from one state to one other, with their causes beside them."""
     source, target = at[rows[0].source], at[rows[0].target]
-    middle = bend(source, target)
+    middle = bend(source, target, [each for each in at.values() if each not in (source, target)])
     start, end = border(source, middle), border(target, middle)
-    kind = "failed" if all(row.cause is Cause.FAILED for row in rows) else "other"
+    kind = "failed" if all(row.cause in failures for row in rows) else "other"
     yield (
         f'<path class="{kind}" marker-end="url(#{kind})" d="M{start.x:.0f},{start.y:.0f}'
         f' Q{middle.x:.0f},{middle.y:.0f} {end.x:.0f},{end.y:.0f}"/>'
@@ -120,8 +165,8 @@ def marker(kind: str, colour: str) -> str:
     )
 
 
-def draw(machine: Machine) -> str:
-    """Answer the diagram of *machine*, as an SVG element."""
+def draw(machine: Machine, failures: Container[object] = (Cause.FAILED,)) -> str:
+    """Answer the diagram of *machine*, as an SVG element; *failures* are causes drawn as such."""
     at = places(machine)
     width = max(point.x for point in at.values()) + WIDTH / 2 + 2 * MARGIN
     height = max(point.y for point in at.values()) + HEIGHT / 2 + MARGIN
@@ -132,7 +177,7 @@ def draw(machine: Machine) -> str:
         f"<defs>{marker('other', '#345')}{marker('failed', '#b33')}</defs>",
     ]
     for pair in dict.fromkeys((edge.source, edge.target) for edge in machine.edges):
-        parts += arrow([edge for edge in machine.edges if edge[::2] == pair], at)
+        parts += arrow([edge for edge in machine.edges if edge[::2] == pair], at, failures)
     for state, centre in at.items():
         parts += box(machine, state, centre)
     return "\n".join([*parts, "</svg>"])

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus import config, references, servers
 from sitebus import plugins as shelf
@@ -29,6 +29,7 @@ from sitebus.assembly.startup import Startup
 from sitebus.config import TABLE, Configuration, Option, Override, Section, Table
 from sitebus.config.kinds import Choice
 from sitebus.config.options import Row
+from sitebus.control import watching
 from sitebus.errors import (
     AppImportError,
     ChannelFailures,
@@ -40,13 +41,15 @@ from sitebus.errors import (
 from sitebus.interfaces import describe
 from sitebus.plugins.threads import ThreadManager
 from sitebus.process import Engine
+from sitebus.servers import SiteServer
 
 if TYPE_CHECKING:
     from sitebus.mounts import Site
+    from sitebus.plugins.logs import LogBridge
     from sitebus.reload.face import Face
     from sitebus.servers import ServerAdapter
 
-__all__ = ["Assembly", "assemble", "prepare", "read", "table"]
+__all__ = ["ALONE", "Assembly", "Role", "assemble", "prepare", "read", "table"]
 
 
 def table() -> Table:
@@ -106,6 +109,26 @@ def read(
     return config.read(path, table(), overrides=overrides, environ=environ)
 
 
+class Role(NamedTuple):
+    """What a process does of what a configuration says.
+
+    Attributes:
+        bridge: makes what takes the messages of the bus.
+        built_in: the plugins of ours that it may have.
+        supervised: whether a supervisor looks after changes of its code, and tells of its health.
+        around: puts something between the servers and the site.
+    """
+
+    bridge: Callable[[Configuration, Engine], LogBridge] = parts.bridge
+    built_in: Collection[str] = shelf.BUILT_IN
+    supervised: bool = False
+    around: Callable[[servers.Faces], servers.Faces] = lambda faces: faces
+
+
+#: The one process of a site that has no others.
+ALONE = Role()
+
+
 class Assembly:
     """A site that was put together: its parts, and the way to run them.
 
@@ -117,13 +140,16 @@ class Assembly:
         began: when it was begun to be put together, in nanoseconds.
     """
 
-    def __init__(self, configuration: Configuration, engine: Engine, site: Site) -> None:
+    def __init__(
+        self, configuration: Configuration, engine: Engine, site: Site, role: Role = ALONE
+    ) -> None:
         self.configuration = configuration
         self.engine = engine
         self.site = site
+        self.role = role
         self.failure: Exception | None = None
         self.flaw: SitebusError | None = None
-        self.bridge = parts.bridge(configuration, engine)
+        self.bridge = role.bridge(configuration, engine)
         self.began = time.time_ns()
         #: What visitors see of reloads, where the site is reloaded when it changes.
         self.face: Face | None = None
@@ -197,6 +223,19 @@ class Assembly:
         except Exception as error:  # noqa: BLE001
             self.engine.log(f"{describe(part)} failed to unsubscribe", 40, traceback=error)
 
+    def preload(self) -> None:
+        """Import the applications and mount them before the bus starts, for who forks then.
+
+        Raises:
+            SitebusError: one cannot be had; none is mounted.
+        """
+        for part in self.plugins:
+            if isinstance(part, Startup):
+                part.preload()
+        for server in self.servers:
+            if isinstance(server, SiteServer):
+                server.preload()
+
     def run(self) -> int:
         """Start, block until the site has ended, and answer the exit status.
 
@@ -220,9 +259,9 @@ class Assembly:
         except CommandCancelled:
             # The bus was told to leave: by a signal, or by our own start, which knows why.
             if self.failure is not None:
-                raise _told(self.failure) from None
+                raise told(self.failure) from None
         except Exception as error:  # any listener's, strangers among them
-            raise _told(error) from error
+            raise told(error) from error
 
     def _start(self) -> None:
         try:
@@ -264,7 +303,7 @@ class Assembly:
         ]
 
 
-def _told(error: Exception) -> Exception:
+def told(error: Exception) -> Exception:
     """Answer the error that says in one sentence that the site did not start."""
     return error if isinstance(error, (SitebusError, ChannelFailures)) else StartFailed(error)
 
@@ -282,17 +321,20 @@ def _is_interrupt(error: SitebusError) -> bool:
     return isinstance(error, AppImportError) and isinstance(error.error, KeyboardInterrupt)
 
 
-def assemble(configuration: Configuration, engine: Engine, site: Site) -> Assembly:
+def assemble(
+    configuration: Configuration, engine: Engine, site: Site, role: Role = ALONE
+) -> Assembly:
     """Put a site together on *engine*; `Assembly.run`, or ``engine.start()``, serves it.
 
     Raises:
         SitebusError: a part is missing or fails to be made; nothing listens on the bus then.
             What is the user's own is `Assembly.flaw` instead, where the start has a use for that.
     """
-    assembly = Assembly(configuration, engine, site)
+    assembly = Assembly(configuration, engine, site, role)
     prepare(configuration)
     try:
-        assembly.face = parts.face(configuration, engine, site)
+        if not role.supervised:
+            assembly.face = parts.face(configuration, engine, site)
         with assembly.loading():
             parts.log_handlers(configuration)
         if assembly.flaw is not None:
@@ -316,11 +358,18 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     startup = Startup(engine, assembly)
     yield startup
     yield LifespanKeeper(engine, assembly.site, startup.refuse, startup.accept)
+    if not engine.trying:
+        told, supervised = configuration.one("health"), assembly.role.supervised
+        yield from watching.plugins(engine, told, assembly.site, worker=supervised)
     if assembly.face is not None and not engine.trying:
         yield from parts.reloading(configuration, engine, assembly.face)
     if not engine.trying:
         yield ThreadManager(engine)
-    yield from parts.built_in_plugins(configuration, engine)
+    yield from parts.built_in_plugins(configuration, engine, assembly.role.built_in)
+    if assembly.role is ALONE:
+        from sitebus.control import from_configuration
+
+        yield from from_configuration(configuration, engine)
 
 
 def _faces(assembly: Assembly) -> servers.Faces:
@@ -340,6 +389,7 @@ def _faces(assembly: Assembly) -> servers.Faces:
     crossing.threads = max(settings["threads"] for settings in told)
     crossing.patience = max(settings["timeout"] for settings in told)
     crossing.min_rate = min(settings.get("min_rate", 0) for settings in told)
-    if face is None:
-        return servers.Faces(crossing.watched, lambda: site.plain_asgi, site.speech)
-    return servers.Faces(face, lambda: face.asgi, site.speech)
+    if face is not None:
+        return servers.Faces(face, lambda: face.asgi, site.speech)
+    plain = servers.Faces(crossing.watched, lambda: site.plain_asgi, site.speech)
+    return assembly.role.around(plain)

@@ -16,7 +16,7 @@ VARIABLE = "SITEBUS_ENV"
 
 def prepare(configuration: Configuration) -> None:
     """Set what applications find when they are imported, and all that is written from here on."""
-    _set_umask(configuration)
+    set_umask(configuration)
     set_defaults(configuration.env)
     for directory in reversed(configuration.site["python_path"]):
         if str(directory) not in sys.path:
@@ -25,7 +25,13 @@ def prepare(configuration: Configuration) -> None:
         os.chdir(configuration.site["working_dir"])
 
 
-def _set_umask(configuration: Configuration) -> None:
+def original() -> dict[str, str]:
+    """Answer the environment without what a configuration has set: a worker reads it anew."""
+    own = {*_names(), VARIABLE}
+    return {name: value for name, value in os.environ.items() if name not in own}
+
+
+def set_umask(configuration: Configuration) -> None:
     """Set the mask that goes with another user now: logs and pid file are opened as the first."""
     for settings in configuration.plugins:
         wanted = settings.name == "drop_privileges" and settings["enabled"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sitebus import plugins as shelf
@@ -90,13 +90,16 @@ def urls(server: ServerAdapter, engine: Engine) -> Iterator[str]:
                 yield listener.address.url(scheme) if tcp else str(listener.address)
 
 
-def built_in_plugins(configuration: Configuration, engine: Engine) -> Iterator[Any]:
-    """Make the plugins of ours that are named, or usual and not turned off."""
+def built_in_plugins(
+    configuration: Configuration, engine: Engine, among: Collection[str] = shelf.BUILT_IN
+) -> Iterator[Any]:
+    """Make the plugins of ours, *among* these, that are named, or usual and not turned off."""
     written = {settings.name for settings in configuration.plugins}
     if not engine.trying:
-        yield from (_by_default(name, engine) for name in _usual() if name not in written)
+        usual = (name for name in _usual() if name in among and name not in written)
+        yield from (_by_default(name, engine) for name in usual)
     for settings in configuration.plugins:
-        if settings["enabled"] and settings.name in shelf.BUILT_IN:
+        if settings["enabled"] and settings.name in among:
             yield plugin(settings, engine)
 
 

@@ -45,6 +45,18 @@ class Startup(Plugin):
         except Exception as error:  # noqa: BLE001 - whatever it is, the start is off and says why
             self._call_off(error)
 
+    def preload(self) -> None:
+        """Import the applications and mount them now: the start finds them.
+
+        Raises:
+            SitebusError: One cannot be had; none is mounted.
+        """
+        try:
+            self._mount_all()
+        except BaseException:
+            self._unmount_all()
+            raise
+
     @listens("start", priority=Priority.IMPORT)
     def mount(self) -> None:
         """Import the applications and mount them, once: a stop keeps them."""

@@ -154,6 +154,7 @@ def _add_server(parser: Parser) -> None:
 
 def _add_process(parser: Parser) -> None:
     group = parser.add_argument_group("the process")
+    group.add_argument("-w", "--workers", metavar="N|auto", help=_row("workers", "count"))
     group.add_argument(
         "--reload",
         action="store_true",
@@ -245,6 +246,7 @@ def _overrides(options: argparse.Namespace) -> Iterator[Override]:
         yield Override("server", "bind", ", ".join(options.bind), "--bind")
     for flag, section, key in (
         ("threads", "server", "threads"),
+        ("workers", "workers", "count"),
         ("app_dir", "site", "python_path"),
         ("environment", "site", "environment"),
         ("pid", "plugin pidfile", "path"),

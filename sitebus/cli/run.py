@@ -9,20 +9,33 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 
+from typing import TYPE_CHECKING
+
 from sitebus import assembly
 from sitebus.assembly.parts import actions
 from sitebus.cli import streams
 from sitebus.cli.banner import Announcer
 from sitebus.cli.console import Console
 from sitebus.config import Configuration
+from sitebus.errors import UsageError
 from sitebus.mounts import Site
 from sitebus.plugins import Plugin
 from sitebus.plugins.signals import SignalHandler, require_main_thread
 from sitebus.process import Engine
 
+if TYPE_CHECKING:
+    from sitebus.assembly import Assembly
+    from sitebus.workers.launch import Launch
+    from sitebus.workers.supervision import Supervision
+
 
 def run(
-    call: str, configuration: Configuration, engine: Engine, site: Site, console: Console | None
+    call: str,
+    configuration: Configuration,
+    engine: Engine,
+    site: Site,
+    console: Console | None,
+    launch: Launch | None = None,
 ) -> int:
     """Serve until the process is told to end, and answer its exit status.
 
@@ -32,14 +45,18 @@ def run(
         engine: The bus.
         site: What may have mounts already.
         console: Where the banner goes, if anywhere.
+        launch: How worker processes find the same configuration; None if they cannot.
 
     Raises:
         NotMainThread: Signals reach the main thread only; nothing was touched.
         SitebusError: It could not start; nothing is left of it.
     """
     require_main_thread(call)
-    assembled = assembly.assemble(configuration, engine, site)
-    guests: list[Plugin] = [SignalHandler(engine, actions=actions(configuration))]
+    assembled = _assemble(call, configuration, engine, site, launch)
+    signals = SignalHandler(engine, actions=actions(configuration))
+    if (supervisor := engine.workers) is not None:
+        supervisor.answer(signals, unless=actions(configuration))
+    guests: list[Plugin] = [signals]
     if console is not None:
         guests.append(Announcer(engine, assembled, console))
     with ExitStack() as leaving:
@@ -53,3 +70,19 @@ def run(
         streams.settle()
         os._exit(status)
     return status
+
+
+def _assemble(
+    call: str, configuration: Configuration, engine: Engine, site: Site, launch: Launch | None
+) -> Assembly | Supervision:
+    # The trial of a restart loads what the workers would: there it is one process that does.
+    if configuration.one("workers")["count"] == 0 or engine.trying:
+        return assembly.assemble(configuration, engine, site)
+    if launch is None:
+        raise UsageError(
+            f"{call} serves what is in this process, and has no workers; "
+            "have sitebus-serve import the application"
+        )
+    from sitebus.workers.supervision import supervise
+
+    return supervise(configuration, engine, launch)

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sitebus import trial
 from sitebus.cli import streams
@@ -26,6 +27,9 @@ from sitebus.errors import (
     SitebusError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from sitebus.workers.launch import Launch
 
 #: What a shell answers for a command that Ctrl-C ended.
 INTERRUPTED = 130
@@ -56,10 +60,7 @@ def _run(arguments: Arguments) -> int:
     forget()
     if options.chdir:
         _change_directory(options.chdir)
-    if options.env_file:
-        from sitebus.cli import envfile
-
-        set_defaults(envfile.read(Path(options.env_file)))
+    set_defaults(_env_file(arguments))
     configuration = _configuration(arguments, os.environ)
     try:
         return _act(arguments, configuration)
@@ -188,4 +189,19 @@ def _serve(arguments: Arguments, configuration: Configuration) -> int:
 
     options = arguments.options
     console = Console(sys.stderr, wants_colour(sys.stderr, options.color))
-    return run(PROGRAM, configuration, engine, site, None if options.quiet else console)
+    shown = None if options.quiet else console
+    return run(PROGRAM, configuration, engine, site, shown, _launch(arguments))
+
+
+def _launch(arguments: Arguments) -> Launch:
+    from sitebus.workers.launch import Launch
+
+    return Launch(arguments.config, arguments.overrides, _env_file(arguments))
+
+
+def _env_file(arguments: Arguments) -> Mapping[str, str]:
+    if not arguments.options.env_file:
+        return {}
+    from sitebus.cli import envfile
+
+    return envfile.read(Path(arguments.options.env_file))

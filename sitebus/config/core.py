@@ -12,7 +12,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from sitebus.config.configuration import DEFAULT, Configuration, Problem, Settings
+from sitebus.config.control import CONTROL
 from sitebus.config.headings import parse_place
+from sitebus.config.health import HEALTH
 from sitebus.config.kinds import (
     ADDRESSES,
     BOOLEAN,
@@ -34,6 +36,7 @@ from sitebus.config.kinds import (
 )
 from sitebus.config.options import Option, Section, Table
 from sitebus.config.texts import MASK, cut
+from sitebus.config.workers import WORKERS
 from sitebus.errors import nearest
 from sitebus.sockets.addresses import Address
 
@@ -278,7 +281,9 @@ ENV = Section(
     exact_keys=True,
 )
 
-TABLE = Table((SITE, SERVER, MOUNT, APP, FILTER, PLUGIN, RELOAD, LOGGING, ENV))
+TABLE = Table(
+    (SITE, SERVER, MOUNT, APP, FILTER, PLUGIN, WORKERS, CONTROL, HEALTH, RELOAD, LOGGING, ENV)
+)
 
 
 def _known_apps(configuration: Configuration) -> Iterator[Problem]:

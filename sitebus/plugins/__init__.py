@@ -26,6 +26,9 @@ BUILT_IN: Mapping[str, str] = {
     "threads": "sitebus.plugins.stuck:ThreadMonitor",
 }
 
+#: Those of the process that is started, where others serve for it.
+OF_SUPERVISOR = frozenset({"daemon", "pidfile", "systemd"})
+
 #: How many values a message carries on the channels that every bus has.
 _VALUES = {"log": 2} | dict.fromkeys(
     ("start", "started", "stop", "stopped", "exit", "exited", "graceful", "main"), 0

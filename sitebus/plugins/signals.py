@@ -94,6 +94,7 @@ class SignalHandler(Plugin):
         handlers: What is called about which signal, to be changed before `subscribe`: a function,
             ``SIG_IGN``, ``SIG_DFL``, or None to have it published and nothing else. Signals that
             only other platforms have may be among them.
+        renew: What SIGHUP does instead of a restart, if anything.
 
     Raises:
         UnknownSignal: *actions* names a signal that is not known here.
@@ -107,6 +108,7 @@ class SignalHandler(Plugin):
     def __init__(self, bus: Engine, *, actions: Mapping[str, str] | None = None) -> None:
         super().__init__(bus)
         self.handlers: dict[str, Handler] = {}
+        self.renew: Callable[[], object] | None = None
         for name, action in {**DEFAULTS, **(actions or {})}.items():
             if name not in (actions or {}) and name not in NUMBERS:
                 continue
@@ -203,6 +205,9 @@ class SignalHandler(Plugin):
         if self._has_terminal():
             self.bus.log("SIGHUP caught in a process started from a terminal. Exiting.")
             self._exit()
+        elif self.renew is not None:
+            self.bus.log("SIGHUP caught in a process without a terminal.")
+            self.renew()
         else:
             self.bus.log("SIGHUP caught in a process without a terminal. Restarting.")
             self._restart()
@@ -347,7 +352,7 @@ class SignalHandler(Plugin):
 
     def _is_leaving(self) -> bool:
         """Tell whether the bus is on its way out, be it to end or to be run again."""
-        return bool(getattr(self.bus, "leaving", False) or getattr(self.bus, "execv", False))
+        return any(getattr(self.bus, name, False) for name in ("leaving", "execv", "relieved"))
 
     def _is_up(self) -> bool:
         """Tell whether a message to start comes too late, or may do."""

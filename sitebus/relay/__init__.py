@@ -6,7 +6,7 @@ messages mean is for those who send them to know.
 """
 
 from sitebus.relay.frames import LIMIT, Decoder, encode
-from sitebus.relay.link import Link
+from sitebus.relay.link import NOTHING, Link, Rest
 from sitebus.relay.poller import READ, WRITE, Poller
 
-__all__ = ["LIMIT", "READ", "WRITE", "Decoder", "Link", "Poller", "encode"]
+__all__ = ["LIMIT", "NOTHING", "READ", "WRITE", "Decoder", "Link", "Poller", "Rest", "encode"]

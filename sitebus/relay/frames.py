@@ -60,6 +60,11 @@ class Decoder:
         """Whether a message has begun to come."""
         return bool(self._held)
 
+    @property
+    def held(self) -> bytes:
+        """What has come of a message that is not whole yet."""
+        return bytes(self._held)
+
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """Answer the messages that are whole with *data*.
 

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sitebus.errors import BadFrame
 from sitebus.relay.frames import Decoder, encode
@@ -43,6 +43,16 @@ _NOT_NOW = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.ENOMEM)
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN)
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class Rest(NamedTuple):
+    """What is under way on a link: of a message that has begun to come, and yet to be sent."""
+
+    begun: bytes = b""
+    unsent: bytes = b""
+
+
+NOTHING = Rest()
 
 _OnMessage = Callable[[dict[str, Any], int | None], object]
 
@@ -102,6 +112,12 @@ class _Outbox:
         if fd is not None:
             os.close(fd)
 
+    def take(self) -> bytes:
+        """Take out all that goes without a descriptor, and drop the others."""
+        found = b"".join(data for data, fd in self._items if fd is None)
+        self.clear()
+        return found
+
     def clear(self) -> int:
         """Drop all, and answer how many there were."""
         count = len(self._items)
@@ -121,6 +137,7 @@ class Link:
             when it returns: ``os.dup`` what is to be kept.
         on_end: Is given the link when the other end has closed it, or sent what is no message, but
             not when it was closed here. Both are called in the poller's thread.
+        rest: What another image of this process had left of it, see `detach`.
 
     Attributes:
         sent: Messages that the system took.
@@ -135,6 +152,7 @@ class Link:
         poller: Poller,
         on_message: _OnMessage,
         on_end: Callable[[Link], object],
+        rest: Rest = NOTHING,
     ) -> None:
         self.sent = self.received = self.lost = 0
         self.error: Exception | None = None
@@ -150,7 +168,11 @@ class Link:
         self._flushing = self._waiting = self._broken = self._closing = False
         self._closed = threading.Event()
         sock.setblocking(False)
-        poller.watch(sock.fileno(), READ, self._ready)
+        self._decoder.feed(rest.begun)
+        if rest.unsent:
+            self._outbox.put(rest.unsent, None)
+            self._waiting = True
+        poller.watch(sock.fileno(), READ | (WRITE if rest.unsent else 0), self._ready)
 
     @staticmethod
     def pair() -> tuple[socket.socket, socket.socket]:
@@ -212,6 +234,22 @@ class Link:
             self._finish()
         elif flush > 0:
             self._closed.wait(flush)
+
+    def detach(self) -> tuple[socket.socket, Rest]:
+        """Let go of the socket, for the next image of this process; in the poller's thread.
+
+        Messages that wait to be sent with a descriptor are dropped.
+
+        Returns:
+            The socket, and what its next link has to begin with.
+        """
+        self._poller.unwatch(self.fileno())
+        with self._lock:
+            rest = Rest(self._decoder.held, self._outbox.take())
+            self._closing = True
+            self._close_descriptors()
+            self._closed.set()
+        return self._socket, rest
 
     # Below the lock is held.
 

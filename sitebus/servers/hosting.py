@@ -54,6 +54,10 @@ N = TypeVar("N", int, float)
 GLANCE = 0.05
 #: How long worker threads may take to end when there is nothing left for them to do.
 GRACE = 0.5
+#: How long silent connections stay open at least where another process serves already.
+PATIENT = 1.0
+
+DEBUG, INFO = 10, 20
 
 
 class SiteServer(ServerAdapter):
@@ -206,6 +210,14 @@ class SiteServer(ServerAdapter):
 
         return read(cls.library, native, {}, {})
 
+    def preload(self) -> None:
+        """Import what `make` and serving will need, for who forks before that."""
+        from importlib import import_module
+
+        import_module(f"{__package__}._{self.library}")
+        if "asgi" in self.abilities.speaks or self.speech == "asgi":
+            import_module("sitebus.loop").preload()
+
     def renew(self, context: ssl.SSLContext) -> None:
         """Use *context* for connections from now on; while serving."""
 
@@ -335,9 +347,7 @@ class SiteServer(ServerAdapter):
         except BaseException:
             self._finish(self.httpserver)
             raise
-        # To one that wants TLS those of plain HTTP could say nothing.
-        if self.abilities.hand_over and self.tls is None:
-            self._take_over()
+        self.take_over()
 
     @prioritized(Priority.BIND)
     def started(self) -> None:
@@ -359,10 +369,12 @@ class SiteServer(ServerAdapter):
         if self.running and not self._server.draining:
             self._drain_until = time.monotonic() + self.drain_timeout
             leaving = self.bus.leaving
-            if self.bus.execv and self.abilities.hand_over and self.tls is None:
-                self.httpserver.drain(self.linger, leave=self._leave_to_successor())
+            # Nobody waits for us where somebody else serves already.
+            linger = max(self.linger, PATIENT) if self.bus.relieved else self.linger
+            if self.bus.succeeded and self._hands_over:
+                self.httpserver.drain(linger, leave=self._leave_to_successor())
             else:
-                self._server.drain(self.linger, for_good=leaving)
+                self._server.drain(linger, for_good=leaving)
             if leaving and self._server.shut.wait(GRACE):
                 # Nobody will answer here again: a client had better be refused than kept waiting.
                 for listener in self._listeners:
@@ -440,8 +452,15 @@ class SiteServer(ServerAdapter):
         leave = self.bus.sockets.leave
         return lambda door, sock, peer, begun: leave(Idle(sock, addresses[door], peer, begun))
 
-    def _take_over(self) -> None:
-        """Go on with the idle connections of the process image before this one."""
+    @property
+    def _hands_over(self) -> bool:
+        # To one that wants TLS those of plain HTTP could say nothing.
+        return self.abilities.hand_over and self.tls is None
+
+    def take_over(self) -> None:
+        """Go on with the idle connections that were left to this process, while serving."""
+        if not self._hands_over or not self.running or self._server.draining:
+            return
         found = [
             (door, each)
             for door, listener in enumerate(self._listeners)
@@ -449,7 +468,9 @@ class SiteServer(ServerAdapter):
         ]
         if found:
             self.httpserver.adopt(found)
-            self.bus.log(f"HTTP Server {self.name} goes on with {len(found)} kept connections")
+            # Among workers it is an everyday matter.
+            level = DEBUG if self.bus.sockets.fixed else INFO
+            self.bus.log(f"HTTP Server {self.name} goes on with {len(found)} kept connections", level)
 
     def _read_certificate(self) -> None:
         if self.tls is None:

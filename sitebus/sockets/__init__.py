@@ -20,7 +20,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import cast
 
 from sitebus.sockets import addresses, connections, files, handdown, refusals
@@ -69,6 +69,11 @@ class Listener:
     def __repr__(self) -> str:
         return f"<Listener {self.address} for {self.asked}>"
 
+    @property
+    def shared(self) -> tuple[int, str]:
+        """The descriptor to leave to a child, and the name by which its `Sockets` find it."""
+        return self.socket.fileno(), _origin(self)._replace(file=None).encode()
+
     def dup(self) -> _Socket:
         """Answer another descriptor of this socket, non-blocking as well; the caller closes it."""
         return self.socket.dup()
@@ -92,6 +97,12 @@ class Sockets:
     Args:
         environ: Where descriptors passed to this process are announced; ``os.environ`` if left out.
             It is read at the first use, and the announcement removed.
+
+    Attributes:
+        forward: Is given each idle connection that is left, at once, instead of keeping it for the
+            next image; None if nobody wants them.
+        fixed: Whether only sockets that were passed to this process may be had: another process
+            binds, and shares them.
     """
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
@@ -101,6 +112,8 @@ class Sockets:
         #: Idle connections: those that we leave, and those that were left to us.
         self._idle: list[Idle] = []
         self._lock = threading.RLock()
+        self.forward: Callable[[Idle], object] | None = None
+        self.fixed = False
 
     @property
     def listeners(self) -> tuple[Listener, ...]:
@@ -161,6 +174,8 @@ class Sockets:
         with self._lock:
             listener = self._known(asked) or self._claimed(asked)
             if listener is None:
+                if self.fixed:
+                    raise refusals.not_shared(asked)
                 listener = self._opened(asked, backlog or BACKLOG, mode, owner)
             else:
                 _adjust(listener, backlog, mode, owner)
@@ -187,16 +202,25 @@ class Sockets:
         return closed
 
     def leave(self, idle: Idle) -> None:
-        """Keep a connection for who serves after an exec; its server has let go of it."""
+        """Keep a connection for who serves after us; its server has let go of it."""
+        if self.forward is not None:
+            self.forward(idle)
+            return
         with self._lock:
             self._idle.append(idle)
+
+    def receive(self, idle: Iterable[Idle]) -> None:
+        """Take connections that another process has left, until they are adopted."""
+        with self._lock:
+            self._idle.extend(idle)
 
     def adopt(self, address: Address) -> list[Idle]:
         """Take the idle connections that were left to us and came by *address*, a real one."""
         with self._lock:
             self._unpack()
-            here = [each for each in self._idle if each.address == str(address)]
-            self._idle = [each for each in self._idle if each.address != str(address)]
+            spelled = str(address)
+            here = [each for each in self._idle if each.address == spelled]
+            self._idle = [each for each in self._idle if each.address != spelled]
         return here
 
     def close_idle(self) -> int:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -97,6 +97,11 @@ def take(environ: MutableMapping[str, str]) -> list[Passed]:
         BadInheritance: They are meant for us and make no sense.
     """
     return [*_handed_down(environ), *_activated(environ)]
+
+
+def announce(rows: Iterable[tuple[int, str]], environ: MutableMapping[str, str]) -> None:
+    """Have `take` find descriptors that this process was given in another way, by their names."""
+    environ[OWN] = ":".join((str(os.getpid()), *(f"{fd}.{name}" for fd, name in rows)))
 
 
 def _handed_down(environ: MutableMapping[str, str]) -> list[Passed]:

@@ -52,6 +52,15 @@ def not_passed(asked: Address, names: list[str]) -> BindError:
     return BindError(str(asked), said, f"{there}, or use --bind 127.0.0.1:8080")
 
 
+def not_shared(asked: Address) -> BindError:
+    """Answer the error for a socket that a worker process wants and was not given."""
+    return BindError(
+        str(asked),
+        "the supervisor binds for its workers, and has not bound this",
+        "restart the site after a change of 'bind', as by sitebus-ctl restart",
+    )
+
+
 def no_listener(asked: Address, reason: str) -> BindError:
     """Answer the error for a descriptor that cannot be accepted from."""
     remedy = "pass the descriptor of a listening TCP or unix socket, or use --bind 127.0.0.1:8080"

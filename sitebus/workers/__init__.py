@@ -1,0 +1,1 @@
+"""A site in several processes: the supervisor's outside view, and each worker's inside view."""

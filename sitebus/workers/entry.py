@@ -1,0 +1,47 @@
+"""Where a process of a site begins: it finds its link, or says that it is not for people."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sitebus.errors import EX_USAGE
+
+if TYPE_CHECKING:
+    from sitebus.mounts import Site
+    from sitebus.process import Engine
+
+USAGE = "sitebus.workers: started by sitebus-serve, for a site with [workers] count of 1 or more\n"
+LINK, ZYGOTE = "--link=", "--zygote="
+
+
+def main(argv: Sequence[str], engine: Engine, site: Site) -> int:
+    """Be a worker, or the zygote of some, and answer the exit status."""
+    # Until it has handlers: what an operator sends is for the supervisor.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    word = argv[0] if argv else ""
+    sock = _link(word.removeprefix(LINK).removeprefix(ZYGOTE))
+    if sock is None:
+        sys.stderr.write(USAGE)
+        return EX_USAGE
+    if word.startswith(ZYGOTE):
+        from sitebus.workers.zygote import Zygote
+
+        return Zygote(engine, site, sock).run()
+    from sitebus.workers.worker import Worker
+
+    return Worker(engine, site, sock).run()
+
+
+def _link(number: str) -> socket.socket | None:
+    try:
+        sock = socket.socket(fileno=int(number))
+        os.set_inheritable(sock.fileno(), False)
+    except (ValueError, OSError):
+        return None
+    return sock if sock.family == socket.AF_UNIX else None

@@ -1,0 +1,88 @@
+"""What a process of the site becomes when its supervisor has told it what it is.
+
+Common to a worker that loads its applications itself, and to the one that loads them for others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sitebus import assembly, trial
+from sitebus.assembly.environment import forget, set_defaults
+from sitebus.config import Override
+from sitebus.errors import ChannelFailures, SitebusError, status_of
+from sitebus.plugins import BUILT_IN, OF_SUPERVISOR
+from sitebus.sockets import handdown
+from sitebus.workers.tally import Tally
+from sitebus.workers.uplink import LogUplink
+
+if TYPE_CHECKING:
+    from sitebus.assembly import Assembly
+    from sitebus.config import Configuration
+    from sitebus.mounts import Site
+    from sitebus.process import Engine
+
+Message = Mapping[str, Any]
+
+#: The longest text that is sent, of stacks or a traceback, in characters.
+MOST_TEXT = 40_000
+
+
+def prepare(engine: Engine, boot: Message) -> Configuration:
+    """Be what the supervisor was told to be: same directory, path, arguments and sockets.
+
+    Raises:
+        SitebusError: The configuration cannot be read any more.
+    """
+    os.chdir(boot["directory"])
+    sys.path[:] = boot["path"]
+    sys.argv[:] = boot["argv"]
+    take_sockets(engine, boot)
+    forget()
+    set_defaults(boot["env_file"])
+    path = boot["config"]
+    return assembly.read(
+        Path(path) if path else None,
+        overrides=[Override(*each) for each in boot["overrides"]],
+        environ=os.environ,
+    )
+
+
+def take_sockets(engine: Engine, boot: Message) -> None:
+    """Have the engine find the listening sockets that came with this process, and no others."""
+    handdown.announce([(int(fd), str(name)) for fd, name in boot["sockets"]], os.environ)
+    engine.sockets.fixed = True
+
+
+class Loaded(NamedTuple):
+    """A site as a worker has it, and what counts its requests."""
+
+    assembly: Assembly
+    tally: Tally
+
+
+def put_together(engine: Engine, site: Site, configuration: Configuration) -> Loaded:
+    """Put the site together as a worker has it.
+
+    Raises:
+        SitebusError: A part is missing or fails to be made.
+    """
+    of_workers = frozenset(BUILT_IN) - OF_SUPERVISOR
+    tally = Tally(engine)
+    role = assembly.Role(lambda _, bus: LogUplink(bus), of_workers, True, tally.around)
+    return Loaded(assembly.assemble(configuration, engine, site, role), tally)
+
+
+def refusal(error: SitebusError | ChannelFailures) -> dict[str, Any]:
+    """Answer the message that says why this process cannot serve."""
+    first = error.exceptions[0] if isinstance(error, ChannelFailures) else error
+    return {
+        "is": "unfit",
+        "reason": " ".join(str(first).split()),
+        "status": status_of(first),
+        "text": trial.text_of(first)[-MOST_TEXT:],
+    }

@@ -1,0 +1,111 @@
+"""A worker's signs of life, with what its supervisor goes by: how busy, how late, how large.
+
+Once a second it looks at itself; it speaks only while there is something to tell, and now and then
+so that silence means something.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sitebus.process import Engine
+from sitebus.relay import Poller
+from sitebus.workers.tally import Tally
+
+#: How often it looks at itself; seconds.
+EVERY = 1.0
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+class Pulse:
+    """Give a beat to *send* every second that something happens, and every *idle* seconds else.
+
+    Args:
+        engine: Whose loop may be late.
+        tally: What counts the requests.
+        inside: Answers how many requests are inside applications.
+        poller: What keeps the time; if its thread gets no turn, the silence says so.
+        send: Is given the values of a beat.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tally: Tally,
+        inside: Callable[[], int],
+        poller: Poller,
+        send: Callable[[dict[str, Any]], object],
+    ) -> None:
+        self._engine = engine
+        self._tally = tally
+        self._inside = inside
+        self._poller = poller
+        self._send = send
+        self._cancel: Callable[[], None] = lambda: None
+        self._idle = EVERY
+        self._quiet = 0.0
+        self._before: tuple[object, ...] = ()
+        self._asked: float | None = None
+        self._lag = 0.0
+
+    def start(self, idle: float) -> None:
+        """Begin, with a first beat at once."""
+        self._idle = max(idle, EVERY)
+        self._quiet = self._idle
+        self._poller.call_soon(self._beat)
+
+    def stop(self) -> None:
+        """End; no beat comes after this."""
+        self._idle = 0.0
+        self._cancel()
+
+    def _beat(self) -> None:
+        if not self._idle:
+            return
+        beat = self._look()
+        news = (beat["requests"], beat["in_flight"], beat["lag"] > EVERY)
+        self._quiet += EVERY
+        if beat["in_flight"] or news != self._before or self._quiet >= self._idle:
+            self._before, self._quiet = news, 0.0
+            self._send(beat)
+        self._cancel = self._poller.call_at(time.monotonic() + EVERY, self._beat)
+
+    def _look(self) -> dict[str, Any]:
+        now = time.monotonic()
+        return {
+            "requests": self._tally.requests,
+            "in_flight": self._inside(),
+            "oldest": self._tally.oldest(now),
+            "lag": self._measure(now),
+            "rss": resident(),
+            "next": self._idle + EVERY,
+        }
+
+    def _measure(self, now: float) -> float:
+        """Answer how long the event loop, if there is one, took for what it was given last."""
+        loop = self._engine.present_loop
+        if loop is None:
+            return 0.0
+        if self._asked is not None:
+            return now - self._asked  # it has not come to it yet
+        self._asked = now
+        lag, self._lag = self._lag, 0.0
+        loop.call_soon_threadsafe(self._came)
+        return lag
+
+    def _came(self) -> None:
+        if self._asked is not None:
+            self._lag = time.monotonic() - self._asked
+            self._asked = None
+
+
+def resident() -> int:
+    """Answer the memory that this process has in use, in bytes; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,280 @@
+"""A worker process from inside: told over its link what it is, it serves, and ends with the link.
+
+It is the site as one process would serve it, on sockets that the supervisor has bound, and with a
+bus of its own. The messages of that bus go up; what belongs to the whole site comes down. Whoever
+holds the other end need not say goodbye: the end of the link is the end of the supervisor, and the
+worker finishes what it serves and leaves.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sitebus.control.metrics import REGISTRY
+from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError
+from sitebus.listeners import ERROR
+from sitebus.plugins.signals import SignalHandler, told
+from sitebus.process import Engine
+from sitebus.relay import Link, Poller
+from sitebus.relay.dispatch import Dispatcher
+from sitebus.relay.exports import Exports
+from sitebus.servers import SiteServer
+from sitebus.sockets import connections
+from sitebus.workers.inside import MOST_TEXT, Loaded, prepare, put_together, refusal, take_sockets
+from sitebus.workers.probe import Prober
+from sitebus.workers.pulse import Pulse
+from sitebus.workers.shipping import Shipper
+from sitebus.workers.spawn import release
+from sitebus.workers.uplink import LogUplink
+
+if TYPE_CHECKING:
+    from sitebus.mounts import Site
+
+#: How long the first message may take; seconds.
+BOOT_PATIENCE = 30.0
+#: How long the last messages may take.
+FLUSH = 1.0
+#: How long a worker without a supervisor may take beyond its drain, before it is ended from outside
+#: of Python; seconds.
+GRACE = 5.0
+#: What operators send is for the supervisor; a terminal sends it to everybody.
+ACTIONS = {
+    "SIGTERM": "exit",
+    "SIGINT": "ignore",
+    "SIGHUP": "ignore",
+    "SIGUSR1": "graceful",
+    "SIGUSR2": "ignore",
+    "SIGQUIT": "dump",
+}
+
+Message = Mapping[str, Any]
+
+
+class Worker:
+    """One life of a worker.
+
+    Args:
+        engine: The process's bus.
+        site: What its applications are mounted on.
+        sock: This end of the link.
+        loaded: The site, if it was put together before this process was forked.
+    """
+
+    def __init__(
+        self, engine: Engine, site: Site, sock: socket.socket, loaded: Loaded | None = None
+    ) -> None:
+        self.engine = engine
+        self.site = site
+        self._poller = Poller("sitebus link")
+        self._dispatcher = Dispatcher("sitebus relay", self._failed)
+        self._boot: Message | None = None
+        self._booted = threading.Event()
+        self._loaded = loaded
+        self._exports = Exports(engine, (), self._export)
+        self._drain_timeout = 30.0
+        self._measured = False
+        self._hears: Mapping[str, Callable[[Message, int | None], object]] = {
+            "boot": self._hear_boot,
+            "drain": self._hear_drain,
+            "hurry": lambda *_: engine.hurry(),
+            "graceful": lambda *_: self._dispatcher.post(engine.graceful),
+            "publish": self._hear_publish,
+            "call": self._hear_call,
+            "kept": self._hear_kept,
+            "stacks": lambda told, _: self.send("stacks", re=told["re"], text=self._stacks()),
+        }
+        self.link = Link(sock, self._poller, self._hear, self._link_ended)
+        self._shipper = Shipper(self.link, self._dispatcher)
+
+    def run(self, boot: Message | None = None) -> int:
+        """Serve until told to end, and answer the exit status.
+
+        Args:
+            boot: What it is; None if that comes over the link.
+        """
+        if boot is not None:
+            self._hear_boot(boot, None)
+        self._poller.start()
+        self._dispatcher.start()
+        if not self._booted.wait(BOOT_PATIENCE) or self._boot is None:
+            return 0  # whoever was to say what to do is gone
+        try:
+            return self._serve(self._boot)
+        except CommandCancelled:
+            return 0
+        except (SitebusError, ChannelFailures) as error:
+            message = refusal(error)
+            self.link.send(message)
+            return int(message["status"])
+        finally:
+            self._dispatcher.stop(FLUSH)
+            self.link.close(FLUSH)
+            self._poller.stop()
+
+    def send(self, what: str, fd: int | None = None, **values: Any) -> bool:
+        """Send a message up; tell whether it will arrive."""
+        return self.link.send({"is": what, **values}, fd)
+
+    # The life.
+
+    def _serve(self, boot: Message) -> int:
+        signals = SignalHandler(self.engine, actions=_possible(ACTIONS))
+        signals.subscribe()
+        release()
+        self._drain_timeout = boot["drain_timeout"]
+        if self._loaded is None:
+            configuration = prepare(self.engine, boot)
+            self._loaded = put_together(self.engine, self.site, configuration)
+        else:
+            take_sockets(self.engine, boot)
+        assembled, tally = self._loaded
+        bridge = assembled.bridge
+        assert isinstance(bridge, LogUplink)
+        bridge.link = self.link
+        told = assembled.configuration.one("workers")
+        prober = Prober(self.engine, assembled.site, told["probe"])
+        self._exports = Exports(self.engine, told["export"], self._export)
+        guests = [prober, self._exports]
+        pulse = Pulse(
+            self.engine,
+            tally,
+            lambda: sum(mount.in_flight for mount in self.site.mounts),
+            self._poller,
+            self._beat,
+        )
+        health = assembled.configuration.one("health")
+        self._measured = bool(health["bind"]) and health["metrics"]
+        try:
+            for guest in guests:
+                guest.subscribe()
+            assembled.start()
+            pulse.start(boot["idle_beat"])
+            bridge.ready()
+            self.send("ready", mounts=assembled.mount_lines())
+            return self._block()
+        finally:
+            pulse.stop()
+            for guest in guests:
+                guest.unsubscribe()
+            assembled.close()
+
+    def _block(self) -> int:
+        status = self.engine.block()
+        self._shipper.flush()
+        self._tell_metrics()
+        if self.engine.stragglers:
+            # They had their time, and were named; the interpreter would wait for them for ever.
+            self._dispatcher.stop(FLUSH)
+            self.link.close(FLUSH)
+            _flush_streams()
+            os._exit(status)
+        return status
+
+    # What is heard; in the poller's thread, which runs nobody's listeners.
+
+    def _hear(self, message: Message, fd: int | None) -> None:
+        heard = self._hears.get(str(message.get("is")))
+        if heard is not None:
+            heard(message, fd)
+
+    def _hear_boot(self, message: Message, fd: int | None) -> None:
+        self._boot = message
+        self._booted.set()
+
+    def _hear_drain(self, message: Message, fd: int | None) -> None:
+        engine = self.engine
+        if message["successor"]:
+            engine.relieved = True
+            engine.sockets.forward = self._shipper.ship
+        self._leave(float(message["timeout"]))
+
+    def _leave(self, timeout: float) -> None:
+        for server in self._servers():
+            server.drain_timeout = timeout
+        self.engine.stop_timeout = max(self.engine.stop_timeout, timeout + GRACE)
+        self.engine.call_in_main(self.engine.exit)
+
+    def _beat(self, beat: Mapping[str, Any]) -> None:
+        self.send("beat", **beat)
+        self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
+        if self._measured:
+            self.send("metrics", snapshot=REGISTRY.snapshot())
+
+    def _servers(self) -> list[SiteServer]:
+        if self._loaded is None:
+            return []
+        return [each for each in self._loaded.assembly.servers if isinstance(each, SiteServer)]
+
+    def _hear_publish(self, message: Message, fd: int | None) -> None:
+        args, kwargs = message["args"], message["kwargs"]
+        self._dispatcher.post(lambda: self._exports.publish(message["channel"], args, kwargs))
+
+    def _hear_call(self, message: Message, fd: int | None) -> None:
+        self._dispatcher.post(lambda: self._answer(message))
+
+    def _hear_kept(self, message: Message, fd: int | None) -> None:
+        if fd is not None:
+            kept = os.dup(fd)
+            self._dispatcher.post(lambda: self._adopt(kept))
+
+    def _link_ended(self, link: Link) -> None:
+        """The supervisor has gone: finish what is being served, and end whatever happens."""
+        self._booted.set()
+        deadline = self._drain_timeout + GRACE
+        # It needs no lock that a stuck thread may hold.
+        faulthandler.dump_traceback_later(deadline, exit=True)
+        self.engine.interrupt()
+
+    # What is done about it; in the dispatcher's thread.
+
+    def _adopt(self, fd: int) -> None:
+        engine = self.engine
+        if engine.relieved:
+            self.send("kept", fd)  # too late for us; somebody else will have them
+            return
+        engine.sockets.receive(connections.unpack(fd))
+        for server in self._servers():
+            server.take_over()
+        engine.sockets.close_idle()
+
+    def _answer(self, message: Message) -> None:
+        re = message["re"]
+        try:
+            found = self.engine.publish(message["channel"], *message["args"], **message["kwargs"])
+            self.send("answer", re=re, result=found)
+        except ChannelFailures as failures:
+            first = failures.exceptions[0]
+            self.send("answer", re=re, error=f"{type(first).__name__}: {first}")
+        except (TypeError, ValueError, SitebusError) as error:
+            self.send("answer", re=re, error=f"what was answered cannot be sent: {error}")
+
+    def _export(self, channel: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self.send("publish", channel=channel, args=list(args), kwargs=dict(kwargs))
+
+    def _failed(self, error: Exception) -> None:
+        self.engine.log(f"Error in the relay: {error}", ERROR, traceback=error)
+
+    def _stacks(self) -> str:
+        own = threading.get_ident()
+        return told(each for each in self.engine.threads() if each.ident != own)[:MOST_TEXT]
+
+
+def _possible(actions: Mapping[str, str]) -> dict[str, str]:
+    return {name: action for name, action in actions.items() if hasattr(signal, name)}
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            if stream is not None:
+                stream.flush()
