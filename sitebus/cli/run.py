@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-
 from typing import TYPE_CHECKING
 
 from sitebus import assembly

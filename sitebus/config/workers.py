@@ -120,9 +120,7 @@ WORKERS = Section(
             "After how many requests a worker is replaced; 0 is never.",
         ),
         Option("max_rss", SIZE, 0, "Above what memory in use a worker is replaced; 0 is never."),
-        Option(
-            "lifetime", Duration(0, MONTH), 0.0, "At what age one is replaced; 0 is never."
-        ),
+        Option("lifetime", Duration(0, MONTH), 0.0, "At what age one is replaced; 0 is never."),
         Option(
             "export",
             NAMES,

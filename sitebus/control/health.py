@@ -22,6 +22,7 @@ from sitebus.process import Engine, Priority
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+
 class Wanted(Protocol):
     """What an operator has said about requests."""
 

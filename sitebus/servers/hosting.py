@@ -470,7 +470,8 @@ class SiteServer(ServerAdapter):
             self.httpserver.adopt(found)
             # Among workers it is an everyday matter.
             level = DEBUG if self.bus.sockets.fixed else INFO
-            self.bus.log(f"HTTP Server {self.name} goes on with {len(found)} kept connections", level)
+            what = f"HTTP Server {self.name} goes on with {len(found)} kept connections"
+            self.bus.log(what, level)
 
     def _read_certificate(self) -> None:
         if self.tls is None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sitebus.config import TABLE, read
+from sitebus.config.health import HEALTH
 from sitebus.config.options import Table
 from sitebus.control.answers import Answer, Answers, Question
-from sitebus.config.health import HEALTH
 from sitebus.control.health import Health, application, site
 from sitebus.control.watching import plugins
 from sitebus.errors import ConfigErrors
