@@ -37,6 +37,9 @@ class Restarts:
         """
         engine = self._engine
         successor = reexec.Command.of_this_process()
+        if engine.sockets.fixed:
+            reason = "a worker cannot restart the site; its supervisor can, by sitebus-ctl restart"
+            raise CannotRestart(successor.argv, reason)
         with self._trying:
             engine._check_staying()
             successor.check()

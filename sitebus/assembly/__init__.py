@@ -44,6 +44,8 @@ from sitebus.process import Engine
 from sitebus.servers import SiteServer
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from sitebus.mounts import Site
     from sitebus.plugins.logs import LogBridge
     from sitebus.reload.face import Face
@@ -276,6 +278,11 @@ class Assembly:
             with suppress(Unreachable):  # a signal was faster
                 self.engine.start()
 
+    def call_off(self, error: Exception) -> None:
+        """Have the start that runs fail with *error*, quietly; for a listener of it."""
+        self.failure = error
+        self.engine.exit()
+
     def close(self) -> None:
         """Take every part off the bus, and give the log's file back."""
         from sitebus.plugins import logs
@@ -372,6 +379,16 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
         yield from from_configuration(configuration, engine)
 
 
+def among_others(app: WSGIApplication) -> WSGIApplication:
+    """Answer *app*, told that other processes serve it as well (PEP 3333, wsgi.multiprocess)."""
+
+    def shared(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.multiprocess"] = True
+        return app(environ, start_response)
+
+    return shared
+
+
 def _faces(assembly: Assembly) -> servers.Faces:
     """Answer what the servers serve: the site, behind what watches it."""
     engine, site, face = assembly.engine, assembly.site, assembly.face
@@ -382,7 +399,8 @@ def _faces(assembly: Assembly) -> servers.Faces:
         return mount.name if mount is not None else ""
 
     serving.locate = locate
-    crossing.watched = serving.watch(site.wsgi)
+    watched = serving.watch(site.wsgi)
+    crossing.watched = among_others(watched) if assembly.role.supervised else watched
     crossing.loop = lambda: engine.loop
     # Several servers share one crossing: the most generous of them says.
     told = assembly.configuration.servers

@@ -42,6 +42,11 @@ from sitebus.sockets.addresses import Address
 
 ENVIRONMENTS = ("development", "production")
 
+#: What the processes of a site never tell each other by way of [workers] export.
+OWN_CHANNELS = frozenset(
+    ("start", "started", "stop", "stopped", "exit", "exited", "graceful", "log", "main", "trial")
+)
+
 _FILE = FilePath("file")
 _DIRECTORY = FilePath("directory")
 
@@ -391,6 +396,37 @@ def _browsers_in_development(configuration: Configuration) -> Iterator[Problem]:
         yield Problem(browser.value("browser").origin, message)
 
 
+def _reloaded_alone(configuration: Configuration) -> Iterator[Problem]:
+    """What watches the code restarts one process; workers are replaced."""
+    workers = configuration.one("workers").get("count")
+    if workers and configuration.one("reload").get("enabled"):
+        message = "count: with [reload] there is one process; leave it at 0, or reload by a roll"
+        yield Problem(configuration.one("workers").value("count").origin, message)
+
+
+def _not_preloaded_by_root(configuration: Configuration) -> Iterator[Problem]:
+    """Applications are never imported with more privileges than they will run with."""
+    workers = configuration.one("workers")
+    if not (workers.get("preload") and workers.get("count")):
+        return
+    for plugin in configuration.plugins:
+        if plugin.name == "drop_privileges" and plugin.get("enabled"):
+            message = (
+                "preload: it imports before [plugin drop_privileges] drops them; leave it out, or "
+                "start the site as its own user"
+            )
+            yield Problem(workers.value("preload").origin, message)
+
+
+def _exported_by_users(configuration: Configuration) -> Iterator[Problem]:
+    """The channels of a bus's own life are each process's own."""
+    export = configuration.one("workers").get("export", ())
+    for name in export:
+        if name in OWN_CHANNELS or name.partition(".")[0] in ("worker", "rolling"):
+            message = f"export: {name} is each process's own; name channels of the application"
+            yield Problem(configuration.one("workers").value("export").origin, message)
+
+
 CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     _known_apps,
     _made_once,
@@ -400,4 +436,7 @@ CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     _one_server_each,
     _watched_by_its_terminal,
     _browsers_in_development,
+    _reloaded_alone,
+    _not_preloaded_by_root,
+    _exported_by_users,
 )

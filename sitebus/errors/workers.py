@@ -81,7 +81,7 @@ class PreloadHasThreads(SitebusError):
 
     def __str__(self) -> str:
         return (
-            f"cannot preload: importing the applications has started {', '.join(self.names)}; "
+            f"cannot preload: importing the applications has started {_threads(self.names)}; "
             "start threads on the bus's channel 'start', or set preload = no"
         )
 
@@ -95,7 +95,7 @@ class ProbeFailed(SitebusError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the probe of {self.path} failed: {self.reason}; the old workers are kept, if any"
+        return f"the probe of {self.path} failed: {self.reason}"
 
 
 class NoWorkerAnswer(SitebusError):
@@ -125,3 +125,8 @@ class NotServing(SitebusError):
 
     def __str__(self) -> str:
         return f"cannot {self.what}: the bus is in {self.state}; start it first"
+
+
+def _threads(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names))
+    return f"the thread {shown}" if len(names) == 1 else f"the threads {shown}"

@@ -94,7 +94,8 @@ class SignalHandler(Plugin):
         handlers: What is called about which signal, to be changed before `subscribe`: a function,
             ``SIG_IGN``, ``SIG_DFL``, or None to have it published and nothing else. Signals that
             only other platforms have may be among them.
-        renew: What SIGHUP does instead of a restart, if anything.
+        renew: What SIGHUP does instead of a restart, if anything, and also while the terminal that
+            the process was started from is still there.
 
     Raises:
         UnknownSignal: *actions* names a signal that is not known here.
@@ -202,11 +203,11 @@ class SignalHandler(Plugin):
 
     def handle_SIGHUP(self) -> None:  # noqa: N802 - the name that wspbus gave it
         """Exit a process that was started from a terminal, and restart any other."""
-        if self._has_terminal():
+        if self._hangs_up():
             self.bus.log("SIGHUP caught in a process started from a terminal. Exiting.")
             self._exit()
         elif self.renew is not None:
-            self.bus.log("SIGHUP caught in a process without a terminal.")
+            self.bus.log("SIGHUP caught.")
             self.renew()
         else:
             self.bus.log("SIGHUP caught in a process without a terminal. Restarting.")
@@ -338,7 +339,7 @@ class SignalHandler(Plugin):
         if role is Role.HANGS_UP:
             # A closed terminal sends several; only people who press Ctrl-C again are in a hurry.
             leaving = self._interrupts or getattr(self.bus, "leaving", False)
-            return not leaving and self._has_terminal()
+            return not leaving and self._hangs_up()
         # Whatever somebody else's handler does, it cannot do it while the main thread is stopping.
         return role is Role.ENDS or (role is Role.MAY_END and self._is_leaving())
 
@@ -358,6 +359,10 @@ class SignalHandler(Plugin):
         """Tell whether a message to start comes too late, or may do."""
         machine, state = self.bus.machine, self.bus.state
         return state == machine.running or machine.channels.get(state) == machine.channel("start")
+
+    def _hangs_up(self) -> bool:
+        """Tell whether SIGHUP means the end: of a terminal; one that is still there sent none."""
+        return self._has_terminal() and (self.renew is None or _terminal() is None)
 
     def _has_terminal(self) -> bool:
         """Tell whether standard input is a terminal, or the one it was before that hung up."""

@@ -128,6 +128,21 @@ class Systemd(Plugin):
             self._tell("READY=1", status=self._serving)
             self._watchdog.busy_until = 0.0
 
+    @listens("rolling.begin")
+    def roll_begins(self, facts: Mapping[str, Any]) -> None:
+        """Say RELOADING while all workers are being replaced: that is what was asked for."""
+        if self._ready and facts.get("kind") == "roll":
+            self._tell(*_reloading(), status="Replacing the workers")
+
+    @listens("rolling.done")
+    @listens("rolling.abort")
+    def roll_ended(self, facts: Mapping[str, Any]) -> None:
+        """Say READY again, and what went wrong if something did."""
+        if self._ready and facts.get("kind") == "roll":
+            failed = facts.get("state") == "aborted"
+            reason = f"reload failed: {facts.get('reason')}; still serving the old code"
+            self._tell("READY=1", status=reason if failed else self._serving)
+
     @listens("restart_refused")
     def restart_refused(self, error: BaseException) -> None:
         """Answer systemd, which may wait for a reload, that there is none."""

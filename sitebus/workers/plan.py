@@ -184,7 +184,8 @@ class Planner:
         job.end(now, state, reason)
         if state is JobState.DONE:
             self.tell("rolling.done", **_facts(job), seconds=now - job.began)
-            self.say(f"{job.kind} done in {now - job.began:.1f} s: {job.reason}")
+            level = act.DEBUG if job.kind in (Kind.START, Kind.STOP) else act.INFO
+            self.say(f"{job.kind} done in {now - job.began:.1f} s: {job.reason}", level)
         else:
             self.tell("rolling.abort", **_facts(job))
             self.say(f"{job.kind} aborted: {job.reason}", act.ERROR)
@@ -311,4 +312,5 @@ class Planner:
 
 
 def _facts(job: Job) -> dict[str, Any]:
-    return {"id": job.id, "kind": str(job.kind), "reason": job.reason}
+    state = str(job.state)
+    return {"id": job.id, "kind": str(job.kind), "state": state, "reason": job.reason}

@@ -187,6 +187,7 @@ class Supervisor(Plugin):
             "answer": self._hear_answer,
             "stacks": self._hear_stacks,
             "metrics": self._hear_metrics,
+            "draining": self._hear_draining,
         }
         self._acts: Mapping[type[Action], Callable[[Any], object]] = {
             Spawn: self._spawn,
@@ -218,12 +219,14 @@ class Supervisor(Plugin):
         """Listen on the bus, and be its workers."""
         super().subscribe()
         self._exports.subscribe()
+        self.bus.subscribe("SIGQUIT", self._dump_all)
         self.bus.workers = self
 
     def unsubscribe(self) -> None:
         """Listen no more."""
         if self.bus.workers is self:
             self.bus.workers = None
+        self.bus.unsubscribe("SIGQUIT", self._dump_all)
         self._exports.unsubscribe()
         super().unsubscribe()
 
@@ -579,6 +582,11 @@ class Supervisor(Plugin):
         if hand is not None:
             hand.send("stacks", re=0)
 
+    def _dump_all(self) -> None:
+        """Log where all threads of all workers are; those of this process others log."""
+        if self._up:
+            self._post(lambda: self._broadcast("stacks", re=0))
+
     def _kill(self, action: Kill) -> None:
         hand = self._hands.get(action.serial)
         if hand is not None:
@@ -653,6 +661,9 @@ class Supervisor(Plugin):
             question.set_exception(NoWorkerAnswer(hand.slot, what, str(message["error"])))
         else:
             question.set_result(message["result"])
+
+    def _hear_draining(self, hand: Hand, message: Message) -> None:
+        self._perform(self._pool.draining(hand.serial, time.monotonic()))
 
     def _hear_metrics(self, hand: Hand, message: Message) -> None:
         self._aggregate.take(hand.slot, hand.serial, message["snapshot"])

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 from sitebus.control.metrics import REGISTRY
 from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError
 from sitebus.listeners import ERROR
+from sitebus.plugins import Plugin, listens
 from sitebus.plugins.signals import SignalHandler, told
 from sitebus.process import Engine
 from sitebus.relay import Link, Poller
 from sitebus.relay.dispatch import Dispatcher
-from sitebus.relay.exports import Exports
+from sitebus.relay.exports import FIRST, Exports
 from sitebus.servers import SiteServer
 from sitebus.sockets import connections
 from sitebus.workers.inside import MOST_TEXT, Loaded, prepare, put_together, refusal, take_sockets
@@ -81,6 +82,7 @@ class Worker:
         self._exports = Exports(engine, (), self._export)
         self._drain_timeout = 30.0
         self._measured = False
+        self._is_ready = self._told_to_leave = False
         self._hears: Mapping[str, Callable[[Message, int | None], object]] = {
             "boot": self._hear_boot,
             "drain": self._hear_drain,
@@ -140,9 +142,9 @@ class Worker:
         assert isinstance(bridge, LogUplink)
         bridge.link = self.link
         told = assembled.configuration.one("workers")
-        prober = Prober(self.engine, assembled.site, told["probe"])
+        prober = Prober(self.engine, assembled.site, told["probe"], assembled.call_off)
         self._exports = Exports(self.engine, told["export"], self._export)
-        guests = [prober, self._exports]
+        guests = [prober, self._exports, Leaving(self.engine, self._leaves)]
         pulse = Pulse(
             self.engine,
             tally,
@@ -158,6 +160,7 @@ class Worker:
             assembled.start()
             pulse.start(boot["idle_beat"])
             bridge.ready()
+            self._is_ready = True
             self.send("ready", mounts=assembled.mount_lines())
             return self._block()
         finally:
@@ -189,8 +192,15 @@ class Worker:
         self._boot = message
         self._booted.set()
 
+    def _leaves(self) -> None:
+        """The bus stops: if nobody has told it to, the supervisor should know that it is meant."""
+        if self._is_ready and not self._told_to_leave:
+            self.send("draining")
+            self.engine.call_in_main(self.engine.exit)
+
     def _hear_drain(self, message: Message, fd: int | None) -> None:
         engine = self.engine
+        self._told_to_leave = True
         if message["successor"]:
             engine.relieved = True
             engine.sockets.forward = self._shipper.ship
@@ -267,6 +277,19 @@ class Worker:
     def _stacks(self) -> str:
         own = threading.get_ident()
         return told(each for each in self.engine.threads() if each.ident != own)[:MOST_TEXT]
+
+
+class Leaving(Plugin):
+    """Tell when the bus begins to stop, before anything of it is stopped."""
+
+    def __init__(self, bus: Engine, leaves: Callable[[], object]) -> None:
+        super().__init__(bus)
+        self.leaves = leaves
+
+    @listens("stop", priority=FIRST)
+    def stop(self) -> None:
+        """Say so."""
+        self.leaves()
 
 
 def _possible(actions: Mapping[str, str]) -> dict[str, str]:

@@ -96,6 +96,21 @@ class TestLife:
         assert before <= int(heard[0]["MONOTONIC_USEC"]) <= after
         assert manager.next().fields["READY"] == "1"
 
+    def test_a_roll_is_a_reload(self, manager: Manager, bus: Engine) -> None:
+        """``systemctl reload`` returns when the workers are replaced, and tells if they are not."""
+        Systemd(bus, notify_socket=manager.address).subscribe()
+        bus.start()
+        manager.rest()
+        bus.publish("rolling.begin", {"kind": "recycle"})
+        assert manager.rest() == []
+        bus.publish("rolling.begin", {"kind": "roll"})
+        assert manager.next().fields["RELOADING"] == "1"
+        bus.publish("rolling.abort", {"kind": "roll", "state": "aborted", "reason": "no table"})
+        assert manager.next().fields == {
+            "READY": "1",
+            "STATUS": "reload failed: no table; still serving the old code",
+        }
+
     def test_a_graceful_before_the_start_says_nothing(self, manager: Manager, bus: Engine) -> None:
         """READY would be a lie."""
         Systemd(bus, notify_socket=manager.address).subscribe()

@@ -47,7 +47,15 @@ def application(environ, start_response):
         import sitebus
 
         sitebus.engine.log("a word from the application")
-    told = {"pid": os.getpid(), "version": release.VERSION, "heard": HEARD}
+    elif path in ("/exit", "/stop", "/restart"):
+        import sitebus
+
+        try:
+            getattr(sitebus.engine, path[1:])()
+        except Exception as error:
+            HEARD.append(str(error))
+    shared = environ["wsgi.multiprocess"]
+    told = {"pid": os.getpid(), "version": release.VERSION, "heard": HEARD, "shared": shared}
     body = json.dumps(told).encode()
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     start_response(status, headers)
@@ -142,9 +150,9 @@ class WorkerSite(SiteProcess):
 
     def roll(self, times: int = 1) -> None:
         """Have every worker replaced, and wait for the end of it."""
-        done = len(re.findall("roll done", self.output))
+        done = self.output.count("roll done")
         self.signal(signal.SIGHUP)
-        self.wait_for_output(rf"(?s)(roll done.*?){{{done + times}}}", 60)
+        wait_for(lambda: self.output.count("roll done") >= done + times, 60, "the roll")
 
 
 def children(pid: int) -> dict[int, str]:

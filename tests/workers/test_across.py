@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -158,3 +159,43 @@ def test_a_stop_ends_the_workers_and_a_start_brings_them_back(supervision: Super
         engine.workers.roll("too late")
     engine.start()
     assert heard(supervision) == [[0], [0]]
+
+
+@pytest.mark.parametrize("command", ["exit", "stop"])
+def test_a_worker_that_leaves_on_purpose_is_replaced_without_blame(
+    command: str, tmp_path: Path
+) -> None:
+    """The life of the site is the supervisor's; that of one process is the application's, too."""
+    write(tmp_path)
+    with WorkerSite(tmp_path) as site:
+        before = site.wait_for_workers(2)
+        victim = site.ask(f"/{command}")["pid"]
+        wait_for(lambda: victim not in site.workers and len(site.workers) == 2, 20)
+        assert len(before & set(site.workers)) == 1
+        assert "ERROR" not in site.output
+
+
+def test_a_worker_cannot_restart_the_site(tmp_path: Path) -> None:
+    """It is told who can."""
+    write(tmp_path)
+    with WorkerSite(tmp_path) as site:
+        assert "sitebus-ctl restart" in site.ask("/restart")["heard"][0]
+
+
+@pytest.mark.parametrize("adapter", ["cheroot", "uvicorn", "waitress", "wsgiref"])
+def test_an_application_is_told_that_it_is_not_alone(adapter: str, tmp_path: Path) -> None:
+    """PEP 3333, wsgi.multiprocess: what it keeps in memory the next request may not find."""
+    write(tmp_path, adapter=adapter)
+    with WorkerSite(tmp_path) as site:
+        assert site.ask()["shared"] is True
+    with WorkerSite(tmp_path, "-w", "0") as site:
+        assert site.ask()["shared"] is False
+
+
+def test_sigquit_tells_where_every_thread_of_the_site_is(tmp_path: Path) -> None:
+    """That of the supervisor would tell nothing about a site that hangs."""
+    write(tmp_path)
+    with WorkerSite(tmp_path) as site:
+        site.signal(signal.SIGQUIT)
+        site.wait_for_output(r"worker 1, all threads")
+        site.wait_for_output(r"worker 2, all threads")

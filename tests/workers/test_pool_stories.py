@@ -212,7 +212,9 @@ def test_a_replacement_that_is_unfit_aborts_the_roll() -> None:
     assert job.reason == "worker 1 (pid 1003): No module named 'shop'"
     assert job.cause == "graceful"
     assert stage.states == {1: "READY", 2: "READY", 3: "FAILED"}
-    assert stage.told("rolling.abort") == [{"id": job.id, "kind": "roll", "reason": job.reason}]
+    assert stage.told("rolling.abort") == [
+        {"id": job.id, "kind": "roll", "state": "aborted", "reason": job.reason}
+    ]
     assert signals(stage.pass_time(10.0)) == [(3, TERM), (3, KILL)]
     assert stage.end(3, -9) == []
     assert all(picture.restarts == 0 for picture in stage.pool.snapshot())

@@ -54,6 +54,9 @@ def test_a_missing_application_has_the_status_it_always_has(tmp_path: Path) -> N
         (("-o", "workers.probe=http://localhost/"), "the path of a URL"),
         (("-o", "workers.boot_timeout=0"), "a duration"),
         (("-o", "workers.counts=3"), "count"),
+        (("-o", "workers.export=stop"), "each process's own"),
+        (("--reload",), "with [reload] there is one process"),
+        (("-o", "workers.preload=yes", "-u", "nobody"), "preload: it imports before"),
     ],
 )
 def test_a_bad_value_is_refused_in_one_sentence(
@@ -170,3 +173,18 @@ def test_every_descriptor_of_the_supervisor_stays_its_own(tmp_path: Path) -> Non
         site.roll(1)
         again = {pid: len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in site.workers}
         wait_for(lambda: sorted(again.values()) <= [max(counts.values())] * 2)
+
+
+def test_a_probe_that_nobody_answers_proves_nothing(tmp_path: Path) -> None:
+    """A path that is mistyped, or a host that is nobody's, must not count as a sign of life."""
+    file = write(tmp_path, probe="/old/health")
+    file.write_text(file.read_text().replace("[mount /]", "[mount /new]"))
+    with SiteProcess("site.ini", cwd=tmp_path) as child:
+        assert child.wait() == 70
+        assert "the probe of /old/health failed: 404" in child.output
+    file.write_text(file.read_text().replace("/old/health", "/new/health"))
+    with WorkerSite(tmp_path) as site:
+        assert len(site.wait_for_workers(2)) == 2
+    file.write_text(file.read_text().replace("[mount /new]", "[mount shop.example.org/new]"))
+    with WorkerSite(tmp_path, "-o", "site.strict_hosts=yes") as site:
+        assert len(site.wait_for_workers(2)) == 2
