@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import doctest
+import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -130,9 +132,19 @@ class Story:
         if program == "sitebus-serve":
             argv = [sys.executable, "-m", "sitebus", *arguments]
             return self.capture(argv) if set(ENDS) & set(arguments) else self.serve(argv)
+        if program == "pkill":
+            return self.signal(arguments)
         if program == "sitebus-ctl":
             return self.capture([sys.executable, "-m", "sitebus.cli.ctl", *arguments])
         return self.capture([program, *arguments])
+
+    def signal(self, arguments: list[str]) -> str:
+        """Do as ``pkill -NAME -F FILE``, which may not be installed."""
+        name, option, file = arguments
+        assert option == "-F"
+        number = signal.Signals[f"SIG{name.removeprefix('-')}"]
+        os.kill(int((self.directory / file).read_text()), number)
+        return ""
 
     def capture(self, argv: list[str]) -> str:
         done = subprocess.run(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -30,6 +32,12 @@ def test_it_says_how_the_site_stands(control: Path) -> None:
     assert answer.said["requests"] == {"in_flight": 0, "oldest": 0.0}
 
 
+needs_curl = pytest.mark.skipif(
+    shutil.which("curl") is None and "CI" not in os.environ, reason="curl is not installed"
+)
+
+
+@needs_curl
 def test_curl_can_talk_to_it(control: Path) -> None:
     """Whoever has no sitebus-ctl at hand has curl."""
     done = subprocess.run(
@@ -43,6 +51,7 @@ def test_curl_can_talk_to_it(control: Path) -> None:
     assert told["name"] == "shop"
 
 
+@needs_curl
 def test_curl_can_send_a_body(control: Path, engine: Engine) -> None:
     """What an operator types in a hurry."""
     url = "http://localhost/v1/ready"
