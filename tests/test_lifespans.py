@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from sitebus.loop import LoopThread
 from sitebus.mounts import Site
 from sitebus.process import Engine
 from tests.asgi_helpers import Living, answer, asked, request, saying
-from tests.helpers import wait_for
+from tests.helpers import Child, wait_for
 
 
 @pytest.fixture
@@ -422,3 +424,19 @@ def test_nothing_is_left_after_many_starts(engine: Engine, site: Site, told: Tol
         engine.stop()
         counts.append(threading.active_count())
     assert counts[-1] == counts[0]
+
+
+def test_a_site_without_asgi_never_has_a_loop(tmp_path: Path) -> None:
+    """Neither while it serves nor at its end: to import one takes longer than the whole stop."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nimport sitebus\n\n"
+        "def application(environ, start_response):\n    return []\n\n"
+        "sitebus.engine.subscribe('started', lambda: sitebus.engine.call_in_main(leave), 99)\n\n"
+        "def leave():\n    sitebus.engine.exit()\n\n"
+        "sitebus.quickstart(application, bind='127.0.0.1:0')\n"
+        "print('loop:', 'asyncio' in sys.modules)\n"
+    )
+    with Child([sys.executable, program]) as child:
+        assert child.wait() == 0
+        assert "loop: False" in child.output

@@ -64,7 +64,8 @@ class LifespanKeeper(Plugin):
     def stop(self) -> None:
         """Have them end, the last one first; every server has drained."""
         try:
-            if self.site.lifespans.live:
+            # Without a loop nobody has come up, and none shall be made for the stop.
+            if self.site.lifespans.live and self.bus.present_loop is not None:
                 ending = self.site.lifespans.stop()
                 failures = self._wait(ending, "the applications to end", "did not end well")
                 for failure in failures:
