@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import h2.events
@@ -81,7 +82,8 @@ class Http2:
                 if isinstance(event, h2.events.DataReceived):
                     self.body += event.data
                     self.h2.acknowledge_received_data(len(event.data), event.stream_id)
-            self.flush()
+            with suppress(OSError):  # whether it was closed the next read says
+                self.flush()
         return found[0]
 
     def found(self, kind: type, number: int | None = None) -> list[Any]:
