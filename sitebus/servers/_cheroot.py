@@ -82,6 +82,7 @@ class HTTPServer(wsgi.Server):
         min_rate: Bytes a second that a body must come in at least, and a response be taken; 0 is
             any.
         max_connections: How many are open at once; 0 is any.
+        shares: Whether other processes accept from *doors* too.
         max_waiting: How many requests may wait for a thread before newcomers are sent away.
         proxied: The numbers of *doors* whose connections begin with a PROXY header.
         trusted: Who may connect to those, "" for a unix socket; anybody if it is empty.
@@ -105,6 +106,7 @@ class HTTPServer(wsgi.Server):
         header_timeout: float = 0.0,
         min_rate: float = 0,
         max_connections: int = 0,
+        shares: bool = False,
         max_waiting: int = sys.maxsize,
         proxied: Collection[int] = (),
         trusted: Networks | tuple[str, ...] = (),
@@ -143,6 +145,7 @@ class HTTPServer(wsgi.Server):
             has_spoken=Connection.has_spoken,
             give_up=lambda connection: self._goes_on(connection, connection.give_up()),
             header_timeout=header_timeout,
+            has_hands=self._has_hands if shares else None,
         )
         self.serving = self._keeper.serving
         self.drained = self._keeper.ended
@@ -298,6 +301,11 @@ class HTTPServer(wsgi.Server):
         except BaseException as error:  # noqa: BLE001 - whatever it is, the thread goes on
             self.error_log(f"Unhandled error while serving a connection: {error!r}", 40, True)
             connection.close()
+        self._keeper.free()
+
+    def _has_hands(self) -> bool:
+        pool: WorkerPool[Connection] = self.requests
+        return len(pool.busy) + pool.qsize < pool.size
 
     def _goes_on(self, connection: Connection, how: Next) -> None:
         if how is Next.STAY:

@@ -117,6 +117,7 @@ class Hosted(LoopServer):
         header_timeout: Seconds that the head of a request may take; 0 is any.
         most: How many connections are open at once. For one more, the one that has been silent
             longest is closed; if all are busy, it waits in the kernel's queue.
+        shares: Whether other processes accept from *sockets* too.
         proxied: The numbers of the sockets whose connections begin with a PROXY header.
         trusted: Who may connect there; everybody if it is empty.
         certificate: What clients are shown, in PEM.
@@ -139,6 +140,7 @@ class Hosted(LoopServer):
         max_body: int = 0,
         header_timeout: float = 0.0,
         most: int = 1 << 20,
+        shares: bool = False,
         proxied: Collection[int] = (),
         trusted: Networks | None = None,
         certificate: str | None = None,
@@ -179,6 +181,7 @@ class Hosted(LoopServer):
             most=most,
             inside=lambda: len(self._visitors) - len(self._leaving),
             make_room=self._make_room,
+            shares=shares,
             proxied=proxied,
             trusts=(lambda peer: (peer or "") in trusted) if trusted else None,
             introduce=_introduced,

@@ -116,6 +116,7 @@ class Server(LoopServer):
         log: What the protocols log to.
         header_timeout: Seconds from the first byte of a handshake to its end; 0 is any.
         most: How many connections are open at once; 0 is any.
+        shares: Whether other processes accept from *sockets* too.
         proxied: The numbers of *sockets* whose connections begin with a PROXY header.
         trusts: Tells by its address who may connect there; everybody, if not given.
     """
@@ -132,6 +133,7 @@ class Server(LoopServer):
         log: Log,
         header_timeout: float = 0.0,
         most: int = 0,
+        shares: bool = False,
         proxied: Collection[int] = (),
         trusts: Callable[[str | None], bool] | None = None,
     ) -> None:
@@ -166,6 +168,7 @@ class Server(LoopServer):
             most=most,
             inside=self._crowd.__len__,
             make_room=self._room.make,
+            shares=shares,
             proxied=proxied,
             trusts=trusts,
             log=lambda message, level: log.log(level, message),

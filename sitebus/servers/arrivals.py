@@ -26,6 +26,7 @@ from sitebus.errors import BadProxyHeader, CannotAccept, ClientGone
 from sitebus.servers import proxy_protocol
 from sitebus.servers.connections import BREATHER, BROKEN, EXHAUSTED, LAST_ROUND, SHORTAGE
 from sitebus.servers.handshakes import HANDSHAKE, PLAIN_TO_TLS, leave_at_once
+from sitebus.servers.sharing import Share
 from sitebus.servers.sleepers import Sleepers
 
 #: How many are accepted before others have their turn.
@@ -82,6 +83,7 @@ class Arrivals:
             kernel's queue.
         inside: Tells how many connections there are.
         make_room: Closes one of them for another, if one is idle, and tells whether it did.
+        shares: Whether other processes accept from these sockets too, and should have their part.
         proxied: The numbers of the sockets whose connections begin with a PROXY header.
         trusts: Tells whether one may come to those, by its address (None for a unix socket).
         introduce: Answers a protocol of the factory that knows its client's address and what that
@@ -104,6 +106,7 @@ class Arrivals:
         most: int = 0,
         inside: Callable[[], int] = lambda: 0,
         make_room: Callable[[], bool] = lambda: False,
+        shares: bool = False,
         proxied: Collection[int] = (),
         trusts: Callable[[str | None], bool] | None = None,
         introduce: Callable[[Any, Any, bytes], Any] | None = None,
@@ -125,6 +128,9 @@ class Arrivals:
         self._most = most
         self._inside = inside
         self._make_room = make_room
+        self._share = Share() if shares else None
+        # While others are let go first.
+        self._courtesy: asyncio.TimerHandle | None = None
         self._proxied = frozenset(proxied)
         self._trusts = trusts
         self._introduce = introduce
@@ -227,19 +233,36 @@ class Arrivals:
             task.cancel()
 
     def _stop_accepting(self) -> None:
-        if self._open and self._pause is None:
+        if self._open and self._pause is None and self._courtesy is None:
             self._look(False)
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        for waiting in self._pause, self._courtesy:
+            if waiting is not None:
+                waiting.cancel()
+        self._pause = self._courtesy = None
         self._open = False
 
     def _look(self, at_them: bool) -> None:
         for door, listening in enumerate(self._sockets):
-            if at_them:
+            if not at_them:
+                self._loop.remove_reader(listening)
+            elif self._share is None:
                 self._loop.add_reader(listening, self._accept, door)
             else:
-                self._loop.remove_reader(listening)
+                self._loop.add_reader(listening, self._accept_our_share, door, self._share)
+
+    def _accept_our_share(self, door: int, share: Share) -> None:
+        if self._courtesy is not None:
+            return  # told before others were let go first
+        if share.is_ours():
+            self._accept(door, 1)
+        else:
+            self._look(False)
+            self._courtesy = self._loop.call_later(share.wait(), self._look_again, door)
+
+    def _look_again(self, door: int) -> None:
+        self._courtesy = None
+        self._look(True)
+        self._accept(door, 1)
 
     def _accept(self, door: int, most: int = AT_ONCE) -> None:
         # To ask when there is nobody costs as much as a newcomer: no more often than it must.
@@ -251,12 +274,16 @@ class Arrivals:
                 accepted, peer = listening.accept()
             except BlockingIOError:
                 # That was all, or another process was faster.
+                if self._share is not None:
+                    self._share.lost()
                 self._burst = max(1, taken)
                 return
             except OSError as error:
                 if self._is_over(error):
                     return
             else:
+                if self._share is not None:
+                    self._share.won()
                 self._usher(accepted, door, peer)
         self._burst = min(2 * self._burst, AT_ONCE)
 

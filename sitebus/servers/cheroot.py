@@ -11,6 +11,7 @@ from sitebus.config.kinds import Integer
 from sitebus.config.options import Option, Row
 from sitebus.servers.connections import Door, most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
+from sitebus.servers.preloading import load_speech
 
 if TYPE_CHECKING:
     import ssl
@@ -70,6 +71,7 @@ class CherootServer(SiteServer):
             header_timeout=self.header_timeout,
             min_rate=self.min_rate,
             max_connections=most_connections(self.max_connections),
+            shares=self.bus.sockets.fixed,
             max_waiting=self.max_waiting,
             proxied=self.proxied_doors,
             trusted=self.trusted_proxies,
@@ -79,6 +81,11 @@ class CherootServer(SiteServer):
         server.max_request_header_size = self.max_header
         server.max_request_body_size = self.max_body
         return server
+
+    def preload(self) -> None:
+        """Import what `make` and serving will need, for who forks before that."""
+        super().preload()
+        load_speech(self)
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Use *context* for connections from now on."""

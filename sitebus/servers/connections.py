@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+from sitebus.servers.sharing import Share
 from sitebus.servers.waiting import NEVER, Connection, WaitingRoom
 
 #: The process or the system has no descriptor or memory left for one more connection.
@@ -75,6 +76,8 @@ class Doorkeeper(Generic[C]):
         give_up: Is told of one whose rest did not come in time, in place of its ``close``; it is
             not waited for any more, and must be closed or handed to `part`.
         header_timeout: The shortest time that `await_rest` is asked for, from the first byte on.
+        has_hands: Tells whether one more could be served at once; is given where other processes
+            accept from *doors* too, of which those that have less to do shall go first.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Doorkeeper(Generic[C]):
         has_spoken: Callable[[C], bool] | None = None,
         give_up: Callable[[C], object] | None = None,
         header_timeout: float = 0.0,
+        has_hands: Callable[[], bool] | None = None,
     ) -> None:
         self.doors = tuple(doors)
         self.serving = threading.Event()
@@ -105,6 +109,9 @@ class Doorkeeper(Generic[C]):
         self._give_up = give_up or (lambda connection: connection.close())
         #: Nobody becomes due sooner than this after the loop was awake.
         self._horizon = min(timeout, header_timeout or timeout)
+        self._share = None if has_hands is None else Share(has_hands)
+        # Whether somebody has become free while the doors were closed since nobody was.
+        self._is_free = False
         self._open: set[C] = set()
         self._room = WaitingRoom[C]()
         self._full = False
@@ -195,6 +202,12 @@ class Doorkeeper(Generic[C]):
         with self._lock:
             self._open.discard(connection)
         if self.draining or self._full:
+            self._ring()
+
+    def free(self) -> None:
+        """Be told that somebody has time for one more (from any thread)."""
+        if self._share is not None and self._share.wants_hands and not self._is_free:
+            self._is_free = True
             self._ring()
 
     def drain(
@@ -299,6 +312,8 @@ class Doorkeeper(Generic[C]):
             self._accept(key.data)
         elif key.data is None:
             cast(socket.socket, key.fileobj).recv(4096)
+            if self._is_free and self._share is not None:
+                self._look_again(self._share)
         elif self._room.is_parting(key.fd):
             if self._room.has_left(key.fd):
                 self._close(key.data)
@@ -316,6 +331,13 @@ class Doorkeeper(Generic[C]):
     def _accept(self, door: Door) -> None:
         if self.draining or self._resume_at is not None:
             return  # closed since this event was reported
+        self._is_free = False
+        if self._share is None or self._share.is_ours():
+            self._let_in(door)
+        else:
+            self._close_doors(until=time.monotonic() + self._share.wait())
+
+    def _let_in(self, door: Door) -> None:
         if not self._make_room():
             # Told before it is looked at again, so that nobody can leave unnoticed in between.
             self._full = True
@@ -324,11 +346,26 @@ class Doorkeeper(Generic[C]):
         try:
             accepted, peer = door.socket.accept()
         except BlockingIOError:
+            if self._share is not None:
+                self._share.lost()
             return  # another process was faster
         except OSError as error:
             self._refused(door, error)
             return
+        if self._share is not None:
+            self._share.won()
         self._usher(door, accepted, peer)
+
+    def _look_again(self, share: Share) -> None:
+        """Let in whom others have left, if they were let go first."""
+        if self.draining or self._cut or self._full or self._resume_at is None:
+            return
+        share.end_wait(is_called=self._is_free)
+        self._is_free = False
+        self._open_doors()
+        for door in self.doors:
+            if share.waits:
+                self._let_in(door)
 
     def _make_room(self) -> bool:
         """Close who has been silent longest, if there is no room; tell whether there is some."""
@@ -408,7 +445,10 @@ class Doorkeeper(Generic[C]):
 
     def _do_what_is_due(self, now: float) -> None:
         if self._resume_at is not None and self._resume_at <= now:
-            self._open_doors()
+            if self._share is not None and self._share.waits:
+                self._look_again(self._share)
+            else:
+                self._open_doors()
         while (oldest := self._room.first_idle()) is not None and self._due(oldest) <= now:
             self._close(oldest)
         for slow in self._room.remove_late(now):

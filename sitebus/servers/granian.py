@@ -13,6 +13,7 @@ from sitebus.errors import BadServerOption, SitebusError, UnknownNativeOption
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
+from sitebus.servers.preloading import load, load_speech
 
 if TYPE_CHECKING:
     import ssl
@@ -138,6 +139,16 @@ class GranianServer(SiteServer):
             name=f"granian {self.name}",
             log=self.bus.log,
         )
+
+    def preload(self) -> None:
+        """Import what `make` and serving will need, for who forks before that."""
+        super().preload()
+        load_speech(self)
+        load("granian.http", "sitebus.servers._granian_wsgi")
+        if self.speech == "asgi":
+            load("sitebus.servers._granian_asgi")
+        if self.tls is not None:
+            load("sitebus.servers._granian_tls")
 
     @classmethod
     def checked(cls, native: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.limits import limited
 from sitebus.servers.native import Native, of_attributes, read
+from sitebus.servers.preloading import load_speech
 
 if TYPE_CHECKING:
     import ssl
@@ -108,6 +109,7 @@ class HypercornServer(SiteServer):
             max_body=self.max_body,
             header_timeout=self.header_timeout,
             most=most_connections(self.max_connections),
+            shares=self.bus.sockets.fixed,
             proxied=self.proxied_doors,
             trusted=self.trusted_proxies,
             certificate=self._shown,
@@ -123,6 +125,11 @@ class HypercornServer(SiteServer):
         # A property, of which nobody could tell what it takes.
         known = {**of_attributes(Config), "root_path": Native(str, "")}
         return read(cls.library, native, known, RESERVED)
+
+    def preload(self) -> None:
+        """Import what `make` and serving will need, for who forks before that."""
+        super().preload()
+        load_speech(self)
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Use *context* for connections from now on."""

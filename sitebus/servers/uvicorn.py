@@ -14,6 +14,7 @@ from sitebus.errors import BadServerOption, CannotAccept
 from sitebus.servers.connections import most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.native import of_signature, read
+from sitebus.servers.preloading import load, load_speech
 
 if TYPE_CHECKING:
     import socket
@@ -101,6 +102,7 @@ class UvicornServer(SiteServer):
             log=log,
             header_timeout=self.header_timeout,
             most=most_connections(self.max_connections),
+            shares=self.bus.sockets.fixed,
             proxied=self.proxied_doors,
             trusts=self._trusts if self.trusted_proxies else None,
         )
@@ -116,6 +118,16 @@ class UvicornServer(SiteServer):
                 raise CannotAccept(error) from error
             made.pop_all()  # they are the server's
         return copies
+
+    def preload(self) -> None:
+        """Import what `make` and serving will need, for who forks before that."""
+        super().preload()
+        load_speech(self)
+        load("sitebus.servers.client_certs", "sitebus.servers.limits")
+        from sitebus.servers._uvicorn_protocols import configure
+
+        # What it needs of uvicorn is a matter of these.
+        configure(self._options())
 
     @classmethod
     def checked(cls, native: Mapping[str, Any]) -> dict[str, Any]:

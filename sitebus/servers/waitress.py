@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sitebus.errors import BadServerOption
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.native import Native, read
+from sitebus.servers.preloading import load, load_speech
 
 if TYPE_CHECKING:
     from sitebus.servers._waitress import HTTPServer
@@ -79,6 +80,13 @@ class WaitressServer(SiteServer):
             proxied=self.proxied_doors,
             trusted=self.trusted_proxies,
         )
+
+    def preload(self) -> None:
+        """Import what `make` and serving will need, for who forks before that."""
+        super().preload()
+        load_speech(self)
+        # To look up its host, though it is a number.
+        load("encodings.idna")
 
     @classmethod
     def checked(cls, native: Mapping[str, Any]) -> dict[str, Any]:
