@@ -14,7 +14,14 @@ from sitebus.cli.ctl_arguments import PROGRAM, parse
 from sitebus.cli.ctl_commands import Session, run
 from sitebus.cli.ctl_progress import Progress
 from sitebus.cli.ctl_targets import find
-from sitebus.errors import NotAllowed, NotRunning, SitebusError, UnclearSite, UsageError
+from sitebus.errors import (
+    NotAllowed,
+    NotRunning,
+    RequestRefused,
+    SitebusError,
+    UnclearSite,
+    UsageError,
+)
 
 OK, FAILED, USAGE, NOT_RUNNING, DENIED = 0, 1, 2, 3, 4
 #: What a shell answers for a command that Ctrl-C ended.
@@ -53,7 +60,8 @@ def status_of(error: SitebusError) -> int:
         return NOT_RUNNING
     if isinstance(error, NotAllowed):
         return DENIED
-    usage = isinstance(error, (UsageError, UnclearSite)) or error.status in (66, 78)
+    senseless = isinstance(error, RequestRefused) and error.code == 400
+    usage = isinstance(error, (UsageError, UnclearSite)) or error.status in (66, 78) or senseless
     return USAGE if usage else FAILED
 
 

@@ -143,11 +143,18 @@ user may not do that.
 """
 
 
+#: How argparse begins the sentence about words that it has no use for.
+_TOO_MUCH = "unrecognized arguments: "
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose mistakes are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+        said = message.removeprefix("argument ")
+        if said.startswith(_TOO_MUCH) and not said.startswith(f"{_TOO_MUCH}-"):
+            said += " (a TARGET comes before the command)"
+        raise UsageError(f"{said}; see {self.prog} --help")
 
 
 class Arguments(NamedTuple):

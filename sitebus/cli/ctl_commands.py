@@ -63,9 +63,13 @@ def _status(session: Session) -> int:
 
 
 def _workers(session: Session) -> int:
-    told = session.find().get("/v1/workers")
+    client = session.find()
+    told = client.get("/v1/workers")
     if not told["workers"] and not session.arguments.json:
-        print("this site is one process, without workers")
+        site = client.get("/v1/status")
+        one = site["workers"] is None
+        none = f"no worker runs: the site is {site['state']}"
+        print("this site is one process, without workers" if one else none)
         return OK
     return session.show(told, tables.workers(session.out, told["workers"]))
 
@@ -82,7 +86,8 @@ def _config(session: Session) -> int:
 
 def _jobs(session: Session) -> int:
     told = session.find().get("/v1/jobs")
-    return session.show(told, (tables.job(each) for each in told["jobs"]))
+    lines = [tables.job(each) for each in told["jobs"]]
+    return session.show(told, lines or ["nothing was asked for since the site began"])
 
 
 def _threads(session: Session) -> int:
@@ -132,7 +137,7 @@ def _ready(session: Session) -> int:
 
 def _publish(session: Session) -> int:
     said = {"channel": session.options.channel, "args": session.options.args}
-    return _job(session, "/v1/publish", said, shown=lambda job: json.dumps(job["result"]))
+    return _job(session, "/v1/publish", said, shown=tables.published)
 
 
 def _graceful(session: Session) -> int:
@@ -202,7 +207,9 @@ def _told(
     shown: Callable[[Mapping[str, Any]], str] = tables.job,
 ) -> int:
     good = job["state"] in ("running", "done")
-    session.show({"job": job}, [shown(job) if good else tables.job(job)])
+    # What went well in part has a result as well.
+    lines = [shown(job)] if good or job.get("result") is not None else []
+    session.show({"job": job}, lines if good else [*lines, tables.job(job)])
     return OK if good else FAILED
 
 

@@ -142,15 +142,42 @@ def settings(told: Mapping[str, Any]) -> Iterator[str]:
             yield f"{said:<38}  # {each['origin']}"
 
 
+def published(told: Mapping[str, Any]) -> str:
+    """Answer what listeners returned, in a line for each process if there are several."""
+    result = told["result"]
+    if not isinstance(result, Mapping):
+        return json.dumps(result)
+    lines = [f"supervisor: {_answer(result['supervisor'])}"] if result["supervisor"] else []
+    if result["workers"] is None:
+        lines.append("passed on to the workers, which do not answer on an exported channel")
+    else:
+        lines += [f"worker {n}: {_answer(each)}" for n, each in result["workers"].items()]
+    return "\n".join(lines or ["no worker serves"])
+
+
+def _answer(said: Any) -> str:
+    return str(said["error"]) if isinstance(said, Mapping) else json.dumps(said)
+
+
 def event(name: str, said: Mapping[str, Any]) -> str:
     """Answer one line about an event."""
     if name == "job":
-        return f"{_now()} job {job(said)}"
+        return f"{_when(said)} job {job(said)}"
     if name == "lost":
-        return f"{_now()} {said['count']} events were lost"
-    values = [json.dumps(each) for each in said.get("args", ())]
-    values += [f"{key}={json.dumps(each)}" for key, each in said.get("kwargs", {}).items()]
-    return " ".join((_now(), name, *values))
+        return f"{_when(said)} {said['count']} events were lost"
+    values = [text for each in said.get("args", ()) for text in _values(each)]
+    return " ".join((_when(said), name, *values, *_values(said.get("kwargs", {}))))
+
+
+def _values(said: Any) -> Iterator[str]:
+    if isinstance(said, Mapping):
+        yield from (f"{key}={_short(each)}" for key, each in said.items())
+    else:
+        yield _short(said)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else json.dumps(value)
 
 
 def log_line(console: Console, said: Mapping[str, Any]) -> str:
@@ -160,8 +187,11 @@ def log_line(console: Console, said: Mapping[str, Any]) -> str:
     level = said["level"]
     name = _LEVELS.get(level, str(level))
     shown = console.paint(name, "red" if level >= 40 else "yellow") if level >= 30 else name
-    return f"{shown} {said['message']}"
+    return f"{_when(said)} {shown} {said['message']}"
 
 
-def _now() -> str:
-    return time.strftime("%H:%M:%S")
+def _when(said: Mapping[str, Any]) -> str:
+    """Answer the time of day, with the date if that was another one."""
+    now = time.localtime()
+    then = time.localtime(said["at"]) if "at" in said else now
+    return time.strftime("%H:%M:%S" if then[:3] == now[:3] else "%Y-%m-%d %H:%M:%S", then)

@@ -75,18 +75,25 @@ class Aggregate:
         with self._lock:
             return tuple(sorted(self._told))
 
-    def to_json(self) -> dict[str, Any]:
-        """Answer what a restart of the supervisor needs, which keeps its workers."""
+    def to_json(self, own: Iterable[Family] = ()) -> dict[str, Any]:
+        """Answer what a restart of the supervisor needs, which keeps its workers.
+
+        Args:
+            own: What the supervisor has counted itself, and will forget.
+        """
+        mine = [Part(SUPERVISOR, 0, each) for each in own if _lasts(each)]
         with self._lock:
             return {
-                "base": [to_json(family) for family in self._base],
+                "base": [to_json(family) for family in folded([*self._old(), *mine])],
+                # Until each has told anew, no counter may go back.
+                "told": [[each.slot, serial, each.snapshot] for serial, each in self._told.items()],
                 "ended": sorted(self._ended),
                 "ended_below": self._ended_below,
             }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Answer what `to_json` told of; what workers tell is still to come.
+        """Answer what `to_json` told of.
 
         Raises:
             KeyError, TypeError, ValueError: It is no such thing.
@@ -95,6 +102,8 @@ class Aggregate:
         made._base = [from_json(each) for each in data["base"]]
         made._ended = set(map(int, data["ended"]))
         made._ended_below = int(data["ended_below"])
+        for slot, serial, snapshot in data.get("told", ()):  # an older release leaves none
+            made.take(int(slot), int(serial), snapshot)
         return made
 
     def _old(self) -> Iterator[Part]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from sitebus.control import publishing
 from sitebus.control.crew import Crew, JobView, crew_of
 from sitebus.control.jobs import Begun, Job, Jobs, Work, busy, told_of
 from sitebus.control.later import Later
@@ -70,6 +71,7 @@ class Api:
         logs: What was logged.
         publishable: The channels that may be published on.
         metrics: What is counted, as text or as JSON; what the pictures tell if left out.
+        exported: The channels whose messages go to all processes of the site by themselves.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Api:
         logs: Ring,
         publishable: Iterable[str] = (),
         metrics: Work | None = None,
+        exported: Iterable[str] = (),
     ) -> None:
         self.engine = engine
         self.pictures = pictures
@@ -88,6 +91,7 @@ class Api:
         self.events = events
         self.logs = logs
         self.publishable = frozenset(publishable)
+        self.exported = frozenset(exported)
         self._metrics = metrics or pictures.metrics
 
     def respond(self, request: Request) -> Answer:
@@ -298,9 +302,15 @@ class Api:
             sentence = f"channel {channel[:60]!r} is not open to the control socket ({known})"
             raise RequestRefused(403, f"{sentence}; see [control] publish")
 
+        crew = crew_of(self.engine)
+
         def work() -> Any:
             self.events.add(channel, {"args": args, **({"kwargs": kwargs} if kwargs else {})})
-            return plain(self.engine.publish(channel, *args, **kwargs))
+            if crew is None:
+                return plain(self.engine.publish(channel, *args, **kwargs))
+            return publishing.everywhere(
+                self.engine, crew, channel, args, kwargs, exported=channel in self.exported
+            )
 
         return self._begin(request, "publish", work, what=channel)
 

@@ -12,7 +12,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -180,15 +180,16 @@ class Metrics(Plugin):
         inside = sum(mount.in_flight for mount in site.mounts)
         yield _levels("sitebus_in_flight", "Requests inside applications.", "sum", inside)
         now = time.monotonic()
-        ages = [now - request.since for _, request in self.bus.serving.in_flight()]
-        said = "For how long the oldest WSGI request has been served."
-        yield _levels("sitebus_oldest_request_seconds", said, "max", max(ages, default=0.0))
+        yield _oldest(now - request.since for _, request in self.bus.serving.in_flight())
 
     def _workers(self) -> Iterator[Family]:
         crew = crew_of(self.bus)
         if crew is None:
             return
-        states = Tally(state_name(worker.state).lower() for worker in crew.pictures())
+        workers = tuple(crew.pictures())
+        ages = [worker.beat.oldest for worker in workers if worker.beat is not None]
+        yield _oldest(ages)
+        states = Tally(state_name(worker.state).lower() for worker in workers)
         series: dict[Labels, Value] = {
             (("state", state),): states[state] for state in {*STATES, *states}
         }
@@ -209,6 +210,11 @@ def _counting(counts: dict[str, int], key: str) -> Callable[..., None]:
 
 def _levels(name: str, said: str, fold: Fold, value: Number) -> Family:
     return Family(name, "gauge", said, fold, (), {(): value})
+
+
+def _oldest(ages: Iterable[Number]) -> Family:
+    said = "For how long the oldest request has been served."
+    return _levels("sitebus_oldest_request_seconds", said, "max", max(ages, default=0.0))
 
 
 def _by_label(name: str, said: str, label: str, counts: dict[str, int]) -> Family:

@@ -58,6 +58,11 @@ class Job:
         """Whether it has not ended."""
         return self.state == "running"
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was asked for here, and not by a signal or by the crew itself."""
+        return self.view is None or self.id != str(self.view.id)
+
     def told(self) -> dict[str, Any]:
         """Answer what is told of it."""
         now = time.monotonic()
@@ -97,9 +102,12 @@ class Jobs:
         return self._jobs.get(id)
 
     def all(self) -> tuple[Job, ...]:
-        """Answer those that are remembered, the oldest first."""
+        """Answer those that are remembered, the oldest first, each once."""
         with self._lock:
-            return tuple(self._jobs.values())
+            jobs = tuple(self._jobs.values())
+        # The crew may say that it has begun before who asked it to has its answer.
+        asked_for = {str(job.view.id) for job in jobs if job.view is not None and job.is_ours}
+        return tuple(job for job in jobs if job.is_ours or job.id not in asked_for)
 
     @property
     def running(self) -> tuple[Job, ...]:
@@ -185,6 +193,8 @@ class Jobs:
                 job.view = result.view
                 self._accept(job)
                 self._follow(job, result.view)
+            elif isinstance(result, Partly):
+                self.settle(job, "failed", result.reason, result.result)
             else:
                 self.settle(job, "done", result=result)
         except (SitebusError, ChannelFailures) as error:
@@ -208,6 +218,7 @@ class Jobs:
             job = Job(str(view.id), str(view.kind), "", "")
             job.began, job.view = view.began, view
             self._jobs[job.id] = job
+            self._forget()
         name = f"sitebus control {job.id}"
         threading.Thread(target=self._follow, args=(job, view), name=name, daemon=True).start()
         return job
@@ -275,7 +286,8 @@ class Jobs:
             job.state = state
             job.accepted = True
             heirs, job.heirs, job.waiting = [*job.waiting, *job.heirs], [], []
-        self._news(job)
+        if job.is_ours:  # the crew tells of its own
+            self._news(job)
         for tell in heirs:
             tell()
 
@@ -293,6 +305,14 @@ class Begun:
 
     def __init__(self, view: JobView) -> None:
         self.view = view
+
+
+class Partly:
+    """What work answers that has gone well in part."""
+
+    def __init__(self, result: Any, reason: str) -> None:
+        self.result = result
+        self.reason = reason
 
 
 def busy(kind: str, id: str, told: dict[str, Any]) -> RequestRefused:

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sitebus.config import Configuration
@@ -63,7 +63,8 @@ class Pictures:
         """Answer how it stands, after the *event* of that identifier."""
         engine = self.engine
         readiness = Readiness.of(engine)
-        running = engine.serving.serving()
+        crew = crew_of(engine)
+        workers = None if crew is None else tuple(crew.pictures())
         return {
             "name": self.name,
             "config": self.config,
@@ -75,25 +76,19 @@ class Pictures:
             "ready_wanted": readiness.wanted,
             "why_not_ready": readiness.why_not(engine),
             "addresses": [str(address) for address in engine.addresses],
-            "requests": {
-                "in_flight": len(running),
-                "oldest": round(max((each.age for each in running), default=0.0), 3),
-            },
-            "workers": self._count(),
+            "requests": self._requests(workers or ()),
+            "workers": None if workers is None else _counts(workers),
             "jobs": [job.told() for job in jobs],
             "event": event,
         }
 
-    def _count(self) -> dict[str, int] | None:
-        crew = crew_of(self.engine)
-        if crew is None:
-            return None
-        pictures = tuple(crew.pictures())
-        counts = {
-            "alive": sum(bool(each.pid) for each in pictures),
-            "ready": sum(map(is_ready, pictures)),
-        }
-        return {**counts, "fatal": len({each.slot for each in pictures if each.fatal})}
+    def _requests(self, workers: Iterable[WorkerPicture]) -> dict[str, Any]:
+        """Answer what is being served: here, and as each worker last said."""
+        ages = [each.age for each in self.engine.serving.serving()]
+        beats = [each.beat for each in workers if each.beat is not None]
+        oldest = max((*ages, *(beat.oldest for beat in beats)), default=0.0)
+        in_flight = len(ages) + sum(beat.in_flight for beat in beats)
+        return {"in_flight": in_flight, "oldest": round(oldest, 3)}
 
     def workers(self) -> dict[str, Any]:
         """Answer each worker process; none where the site is one process."""
@@ -165,6 +160,14 @@ class Pictures:
 def _priority(number: float) -> float | str:
     """JSON has no infinity."""
     return number if math.isfinite(number) else "first" if number < 0 else "last"
+
+
+def _counts(workers: Collection[WorkerPicture]) -> dict[str, int]:
+    return {
+        "alive": sum(bool(each.pid) for each in workers),
+        "ready": sum(map(is_ready, workers)),
+        "fatal": len({each.slot for each in workers if each.fatal}),
+    }
 
 
 def _worker(picture: WorkerPicture, now: float) -> dict[str, Any]:

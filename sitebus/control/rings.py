@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -46,8 +47,9 @@ class Ring:
         self._lock = threading.RLock()
 
     def add(self, name: str, said: Mapping[str, Any]) -> None:
-        """Keep one more; the oldest gives way."""
-        text = json.dumps(plain(said), separators=(",", ":"))
+        """Keep one more, with the time; the oldest gives way."""
+        told = {**plain(said), "at": round(time.time(), 3)}
+        text = json.dumps(told, separators=(",", ":"))
         with self._lock:
             self._entries.append(Entry(next(self._numbers), name, text))
         self._changed()

@@ -7,12 +7,13 @@ site is stopped it answers on, so that somebody can start it again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sitebus.control import peers
 from sitebus.control.api import Answer, Api
+from sitebus.control.crew import crew_of
 from sitebus.control.door import Door
 from sitebus.control.jobs import Job, Jobs
 from sitebus.control.peers import Roles
@@ -40,6 +41,7 @@ WORKER_CHANNELS = tuple(
     f"worker.{name}"
     for name in ("spawned", "ready", "draining", "gone", "lost", "unfit", "stuck", "fatal")
 )
+BEGUN = "rolling.begin"
 ROLLING_CHANNELS = tuple(f"rolling.{name}" for name in ("begin", "step", "done", "abort"))
 
 
@@ -96,7 +98,10 @@ class ControlSocket(Plugin):
         self.events = Ring(self.pictures.boot, self.server.news)
         self.logs = Ring(self.pictures.boot, self.server.news)
         self.jobs = Jobs(bus, self._job_moved)
-        self.api = Api(bus, self.pictures, self.jobs, self.events, self.logs, publish, metrics)
+        exported = () if configuration is None else configuration.one("workers")["export"]
+        self.api = Api(
+            bus, self.pictures, self.jobs, self.events, self.logs, publish, metrics, exported
+        )
         self._wanted = (*WORKER_CHANNELS, *ROLLING_CHANNELS, *events)
         self._heard: dict[str, Any] = {}
 
@@ -126,6 +131,15 @@ class ControlSocket(Plugin):
 
     def _hear(self, channel: str, *args: Any, **kwargs: Any) -> None:
         self.events.add(channel, {"args": args, **({"kwargs": kwargs} if kwargs else {})})
+        if channel == BEGUN and args and isinstance(args[0], Mapping):
+            self._follow(str(args[0].get("id")))
+
+    def _follow(self, id: str) -> None:
+        """Know a job of the workers, whoever asked for it: a signal, or nobody."""
+        crew = crew_of(self.bus)
+        view = None if crew is None else crew.job(id)
+        if view is not None:
+            self.jobs.follow(view)
 
     @listens("log")
     def log(self, message: str, level: int = INFO) -> None:

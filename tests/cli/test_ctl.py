@@ -179,6 +179,8 @@ def test_a_socket_of_another_site_is_not_used(ctl: Ctl) -> None:
         (["scale", "many"], 2, "'many' is not a number"),
         (["publish", "shop.price", "tea"], 2, """'tea' is not JSON; for a text, say '"tea"'"""),
         (["ready", "perhaps"], 2, "invalid choice: 'perhaps'"),
+        (["status", "shop"], 2, "unrecognized arguments: shop (a TARGET comes before the command)"),
+        (["status", "--shop"], 2, "unrecognized arguments: --shop; see"),
         (["wait", "ready", "--timeout", "soon"], 2, "'soon' is not a number of seconds"),
         (["wait", "ready", "--timeout", "0.2"], 3, "no site of this user is running"),
         (["status", "--nonsense"], 2, "unrecognized arguments: --nonsense"),
@@ -305,9 +307,10 @@ def test_the_log_can_be_read(ctl: Ctl) -> None:
     """Without knowing where it is written."""
     ctl.serve()
     ctl.said("graceful")
-    assert "INFO Bus graceful\n" in ctl.said("logs")
+    assert re.search(r"^\d\d:\d\d:\d\d INFO Bus graceful$", ctl.said("logs"), re.MULTILINE)
     lines = [json.loads(line) for line in ctl.said("logs", "-j").splitlines()]
-    assert {"level": 20, "message": "Bus graceful"} in [each["data"] for each in lines]
+    told = [(each["data"]["level"], each["data"]["message"]) for each in lines]
+    assert (20, "Bus graceful") in told
 
 
 def test_tables_are_for_people(ctl: Ctl) -> None:
@@ -320,6 +323,13 @@ def test_tables_are_for_people(ctl: Ctl) -> None:
     assert ctl.said("workers") == "this site is one process, without workers\n"
     ctl.said("reopen")
     assert "reopen done" in ctl.said("jobs")
+
+
+def test_that_nothing_was_asked_for_is_said(ctl: Ctl) -> None:
+    """An empty line could be anything."""
+    ctl.serve()
+    assert ctl.said("jobs") == "nothing was asked for since the site began\n"
+    assert json.loads(ctl.said("jobs", "-j")) == {"jobs": []}
 
 
 def test_workers_are_a_table(ctl: Ctl, supervised: tuple[Path, FakeCrew]) -> None:

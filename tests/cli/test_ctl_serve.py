@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,12 +113,75 @@ def test_workers_do_what_they_are_told(ctl: Ctl) -> None:
     assert "scale to 3 workers done" in ctl.said("scale", "3", "--wait")
     assert "MainThread" in ctl.said("dump", "3")
     assert "reopen done" in ctl.said("reopen")
+    assert ctl.refused("scale", "0") == (2, "count should be a number from 1 to 1024")
     assert ctl.refused("drain", "9") == (1, "there is no worker 9; they are numbered 1 to 3")
+
+
+def test_a_stopped_site_keeps_its_workers_number(ctl: Ctl) -> None:
+    """It is no site of one process, and has the same number again after a start."""
+    serve(ctl, "-o", "workers.count=2", "site.ini")
+    ctl.said("stop")
+    assert ctl.said("workers") == "no worker runs: the site is STOPPED\n"
+    ctl.said("start")
+    assert [each["worker"] for each in workers(ctl)] == [1, 2]
 
 
 def workers(ctl: Ctl) -> list[dict[str, object]]:
     found: list[dict[str, object]] = json.loads(ctl.said("workers", "-j"))["workers"]
     return found
+
+
+TOLD = """\
+import sitebus
+
+
+@sitebus.engine.subscribe("shop.price")
+def price(goods, cents):
+    with open("heard", "a") as file:
+        file.write(f"{os.getpid()} {goods}\\n")
+    return f"{goods} {cents / 100:.2f}"
+"""
+
+
+def test_every_worker_answers_what_is_published(ctl: Ctl) -> None:
+    """The supervisor never imports the application, and the workers have it."""
+    (ctl.directory / "shop.py").write_text(SHOP + TOLD)
+    serve(ctl, "-o", "workers.count=2", "-o", "control.publish=shop.price", "site.ini")
+    pids = {str(each["pid"]) for each in workers(ctl)}
+    said = ctl.said("publish", "shop.price", '"tea"', "250")
+    assert said == 'worker 1: ["tea 2.50"]\nworker 2: ["tea 2.50"]\n'
+    heard = (ctl.directory / "heard").read_text().split("\n")
+    assert sorted(heard[:-1]) == sorted(f"{pid} tea" for pid in pids)
+
+    done = ctl("publish", "shop.price", '"tea"', '"much"')
+    assert done.returncode == 1
+    assert done.stdout.startswith("worker 1: TypeError: unsupported operand")
+    assert "publish shop.price failed" in done.stdout
+
+
+def test_an_exported_message_is_heard_once_by_each_process(ctl: Ctl) -> None:
+    """Whether it came from the control socket or from another worker."""
+    (ctl.directory / "shop.py").write_text(SHOP + TOLD)
+    options = ("control.publish=shop.price", "workers.export=shop.price", "workers.count=2")
+    serve(ctl, *(word for each in options for word in ("-o", each)), "site.ini")
+    assert "do not answer" in ctl.said("publish", "shop.price", '"tea"', "1")
+    assert "do not answer" in ctl.said("publish", "shop.price", '"rum"', "1")
+    heard = ctl.directory / "heard"
+
+    def lines() -> list[str]:
+        return [line.split()[1] for line in heard.read_text().splitlines()]
+
+    # Each hears one message after the other: with the second of both, all of the first is there.
+    wait_for(lambda: heard.exists() and lines().count("rum") == 2, 20, "both workers to hear")
+    assert lines().count("tea") == 2
+
+
+def test_a_roll_that_a_signal_began_is_shown(ctl: Ctl) -> None:
+    """Nobody asked for it here, and it is what an operator wonders about."""
+    site = serve(ctl, "-o", "workers.count=2", "site.ini")
+    site.signal(signal.SIGHUP)
+    wait_for(lambda: "roll done (4 of 4 steps)" in ctl.said("jobs"), 20, "the roll to be done")
+    assert ctl.said("jobs").count("roll") == 2  # its name and its kind
 
 
 def test_a_supervisor_restarts_in_place(ctl: Ctl) -> None:

@@ -189,6 +189,8 @@ class FakeCrew:
         self._count = count
         self.mute = False
         self._jobs: dict[str, Ticket] = {}
+        #: What each worker answers to a message.
+        self.answers: dict[str, Any] = {}
 
     def pictures(self) -> Sequence[Picture]:
         if self.broken is not None:
@@ -237,7 +239,8 @@ class FakeCrew:
     def call(
         self, channel: str, /, *args: Any, timeout: float = 5.0, **kwargs: Any
     ) -> Mapping[str, Any]:
-        return {}
+        self.asked.append((channel, (args, kwargs)))
+        return self.answers
 
     def metrics(self) -> Sequence[Any]:
         return [{"worker": 1, "requests": 7}]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -365,8 +366,10 @@ def test_events_come_as_they_happen(control: Path, engine: Engine) -> None:
         engine.publish("rolling.done", {"seconds": 1.0})
         engine.stop()
         first, second = next(events), next(events)
-    assert first[1:] == ("worker.ready", {"args": [{"slot": 1}]})
-    assert second[1:] == ("stopped", {"args": []})
+    assert first[1] == "worker.ready"
+    assert first[2]["args"] == [{"slot": 1}]
+    assert second[1:] == ("stopped", {"args": [], "at": second[2]["at"]})
+    assert time.time() - 60 < first[2]["at"] <= second[2]["at"] < time.time() + 1
 
 
 def test_nothing_is_missed_between_two_connections(control: Path, engine: Engine) -> None:
@@ -409,9 +412,11 @@ def test_the_log_can_be_followed(control: Path, engine: Engine) -> None:
     engine.log("before", 30)
     with following(control, "/v1/logs") as lines:
         said = next(each for _, _, each in lines if each["message"] == "before")
-        assert said == {"level": 30, "message": "before"}
+        assert said == {"level": 30, "message": "before", "at": said["at"]}
         engine.log("after")
-        assert next(lines)[2] == {"level": 20, "message": "after"}
+        after = next(lines)[2]
+        assert (after["level"], after["message"]) == (20, "after")
+        assert after["at"] >= said["at"]
 
 
 def test_jobs_are_events_too(control: Path, engine: Engine) -> None:

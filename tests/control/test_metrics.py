@@ -19,6 +19,7 @@ from sitebus.errors import BadMetric
 from sitebus.mounts import Site
 from sitebus.mounts.access import AccessLog
 from sitebus.process import Engine
+from tests.control.clients import Beat
 
 
 @pytest.fixture
@@ -325,15 +326,16 @@ def test_the_site_tells_of_itself(engine: Engine, site: Site, registry: Registry
 
 
 class Worker:
-    def __init__(self, state: object) -> None:
+    def __init__(self, state: object, beat: Beat | None = None) -> None:
         self.state = state
+        self.beat = beat
 
 
 class Workers:
     """As much of a crew as is counted."""
 
     def pictures(self) -> list[Worker]:
-        return [Worker("READY"), Worker("READY"), Worker("BOOTING")]
+        return [Worker("READY", Beat(oldest=2.5)), Worker("READY", Beat()), Worker("BOOTING")]
 
 
 def test_a_supervisor_counts_its_workers(engine: Engine, registry: Registry) -> None:
@@ -350,6 +352,8 @@ def test_a_supervisor_counts_its_workers(engine: Engine, registry: Registry) -> 
         (("state", "draining"),): 0,
         (("state", "failed"),): 0,
     }
+    # By what their beats say, which know of ASGI as well.
+    assert told(registry, "sitebus_oldest_request_seconds") == {(): 2.5}
     assert told(registry, "sitebus_worker_restarts_total") == {
         (("reason", "lost"),): 2,
         (("reason", "drained"),): 1,
