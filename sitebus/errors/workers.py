@@ -124,7 +124,8 @@ class NotServing(SitebusError):
         self.state = state
 
     def __str__(self) -> str:
-        return f"cannot {self.what}: the bus is in {self.state}; start it first"
+        state = getattr(self.state, "name", self.state)
+        return f"cannot {self.what}: the bus is {state}; start it first"
 
 
 def _threads(names: Sequence[str]) -> str:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 Work = Callable[[], object]
+
+#: How many pieces of work that can be done without may wait.
+MOST = 10_000
 
 
 class Dispatcher:
@@ -18,23 +22,41 @@ class Dispatcher:
     Args:
         name: The thread's.
         on_error: Is told of what a piece of work raised; the next one is done all the same.
+
+    Attributes:
+        lost: How many pieces of work `offer` has refused.
     """
 
-    def __init__(self, name: str, on_error: Callable[[Exception], object]) -> None:
+    def __init__(self, name: str, on_error: Callable[[BaseException], object]) -> None:
+        self.lost = 0
         self._name = name
         self._on_error = on_error
+        #: One for each life: what ends a life that takes its time must not end the next one.
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin, unless it has begun."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(self._queue,), name=self._name, daemon=True
+            )
             self._thread.start()
 
     def post(self, work: Work) -> None:
         """Have *work* done soon; any thread may call it."""
         self._queue.put(work)
+
+    def offer(self, work: Work) -> bool:
+        """Have *work* done soon, unless too much waits already; tell whether it will be done.
+
+        For what others send, who may send more than listeners can take.
+        """
+        if self._queue.qsize() >= MOST:
+            self.lost += 1
+            return False
+        self.post(work)
+        return True
 
     @property
     def is_current(self) -> bool:
@@ -46,15 +68,18 @@ class Dispatcher:
         thread = self._thread
         if thread is None:
             return True
-        self._queue.put(None)
+        queue, self._queue = self._queue, SimpleQueue()
+        queue.put(None)
         if not self.is_current:
             thread.join(timeout)
         self._thread = None
         return not thread.is_alive()
 
-    def _run(self) -> None:
-        while (work := self._queue.get()) is not None:
+    def _run(self, queue: SimpleQueue[Work | None]) -> None:
+        while (work := queue.get()) is not None:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 - a stranger's listener must not end the rest
-                self._on_error(error)
+            # A stranger's listener must not end the rest, and sys.exit() ends no thread of ours.
+            except BaseException as error:  # noqa: BLE001
+                with suppress(BaseException):
+                    self._on_error(error)

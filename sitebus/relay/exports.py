@@ -7,6 +7,7 @@ and not sent back. What may travel is JSON.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from sitebus.errors import ChannelFailures
@@ -51,15 +52,24 @@ class Exports(Plugin):
 
     def publish(self, channel: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
         """Publish here what came from elsewhere; what listeners raise was logged."""
+        with suppress(ChannelFailures):
+            self.ask(channel, args, kwargs)
+
+    def ask(self, channel: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Publish here what came from elsewhere, and answer what the listeners return.
+
+        Raises:
+            ChannelFailures: Listeners failed.
+        """
         from threading import get_ident
 
         mark = get_ident(), channel
-        if channel in self.channels:
-            self._coming.add(mark)
+        if channel not in self.channels:
+            return self.bus.publish(channel, *args, **kwargs)
+        self._coming.add(mark)
         try:
-            self.bus.publish(channel, *args, **kwargs)
-        except ChannelFailures:
-            pass
+            # Our own listener is the first, and returns nothing.
+            return self.bus.publish(channel, *args, **kwargs)[1:]
         finally:
             self._coming.discard(mark)
 

@@ -7,9 +7,11 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from sitebus.errors import EX_USAGE
+from sitebus.workers.spawn import release
 
 if TYPE_CHECKING:
     from sitebus.mounts import Site
@@ -21,9 +23,12 @@ LINK, ZYGOTE = "--link=", "--zygote="
 
 def main(argv: Sequence[str], engine: Engine, site: Site) -> int:
     """Be a worker, or the zygote of some, and answer the exit status."""
-    # Until it has handlers: what an operator sends is for the supervisor.
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    # Until it has handlers: what an operator sends is for the supervisor. Truly ignored, it would
+    # be so in all that applications start.
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT"):
+        signal.signal(getattr(signal, name), _leave_to_the_supervisor)
+    # Before there are threads: they, and what is started by them, would inherit the block.
+    release()
     word = argv[0] if argv else ""
     sock = _link(word.removeprefix(LINK).removeprefix(ZYGOTE))
     if sock is None:
@@ -36,6 +41,10 @@ def main(argv: Sequence[str], engine: Engine, site: Site) -> int:
     from sitebus.workers.worker import Worker
 
     return Worker(engine, site, sock).run()
+
+
+def _leave_to_the_supervisor(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""
 
 
 def _link(number: str) -> socket.socket | None:

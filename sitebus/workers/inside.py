@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sitebus import assembly, trial
 from sitebus.assembly.environment import forget, set_defaults
 from sitebus.config import Override
-from sitebus.errors import ChannelFailures, SitebusError, status_of
+from sitebus.errors import ChannelFailures, SitebusError, StartFailed, status_of
 from sitebus.plugins import BUILT_IN, OF_SUPERVISOR
 from sitebus.sockets import handdown
 from sitebus.workers.tally import Tally
@@ -30,6 +30,8 @@ Message = Mapping[str, Any]
 
 #: The longest text that is sent, of stacks or a traceback, in characters.
 MOST_TEXT = 40_000
+#: The longest sentence that says why a process cannot serve.
+MOST_REASON = 4_000
 
 
 def prepare(engine: Engine, boot: Message) -> Configuration:
@@ -54,6 +56,8 @@ def prepare(engine: Engine, boot: Message) -> Configuration:
 
 def take_sockets(engine: Engine, boot: Message) -> None:
     """Have the engine find the listening sockets that came with this process, and no others."""
+    for fd, _ in boot["sockets"]:
+        os.set_inheritable(int(fd), False)  # what applications start need not have them
     handdown.announce([(int(fd), str(name)) for fd, name in boot["sockets"]], os.environ)
     engine.sockets.fixed = True
 
@@ -77,12 +81,14 @@ def put_together(engine: Engine, site: Site, configuration: Configuration) -> Lo
     return Loaded(assembly.assemble(configuration, engine, site, role), tally)
 
 
-def refusal(error: SitebusError | ChannelFailures) -> dict[str, Any]:
+def refusal(error: Exception) -> dict[str, Any]:
     """Answer the message that says why this process cannot serve."""
+    if not isinstance(error, (SitebusError, ChannelFailures)):
+        error = StartFailed(error, trial.text_of(error))
     first = error.exceptions[0] if isinstance(error, ChannelFailures) else error
     return {
         "is": "unfit",
-        "reason": " ".join(str(first).split()),
+        "reason": " ".join(str(first).split())[:MOST_REASON],
         "status": status_of(first),
         "text": trial.text_of(first)[-MOST_TEXT:],
     }

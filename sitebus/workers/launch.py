@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from sitebus.assembly.environment import original
 from sitebus.config import Override
-from sitebus.reexec import interpreter_options
+from sitebus.reexec import STARTED_IN, interpreter_options
 
 
 class Launch(NamedTuple):
@@ -33,11 +33,23 @@ class Terms(NamedTuple):
     Attributes:
         drain_timeout: How long it may take to finish once its supervisor is gone; seconds.
         idle_beat: How long it may be silent while nothing happens; seconds.
+        directory: Where the site was started, by the name that the shell gave it: once
+            ``current`` leads to another release, that is where new workers come up.
+        real: What that name meant then.
     """
 
     launch: Launch
     drain_timeout: float
     idle_beat: float
+    directory: str
+    real: str
+
+    @classmethod
+    def here(cls, launch: Launch, drain_timeout: float, idle_beat: float) -> Self:
+        """Answer the terms of a site that is started in the present directory."""
+        real = os.getcwd()
+        named = STARTED_IN if os.path.realpath(STARTED_IN) == real else real
+        return cls(launch, drain_timeout, idle_beat, named, real)
 
     def boot(self, serial: int, slot: int, sockets: Sequence[tuple[int, str]]) -> dict[str, Any]:
         """Answer the first message to a worker."""
@@ -46,10 +58,10 @@ class Terms(NamedTuple):
             "is": "boot",
             "serial": serial,
             "slot": slot,
-            "directory": os.getcwd(),
-            "path": [*sys.path],
+            "directory": self.directory,
+            "path": [self.directory if each == self.real else each for each in sys.path],
             "argv": [*sys.argv],
-            "config": None if config is None else str(config.absolute()),
+            "config": None if config is None else str(Path(self.directory, config)),
             "overrides": [list(each) for each in self.launch.overrides],
             "env_file": dict(self.launch.env_file),
             "sockets": [list(each) for each in sockets],

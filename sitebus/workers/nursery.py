@@ -76,19 +76,29 @@ class Nursery:
     def bear(self, serial: int, slot: int, whole_job: str) -> None:
         """Start a worker; *whole_job* names the job that replaces all of them, if one does."""
         sockets = self._sockets()
+        boot = self._terms.boot(serial, slot, sockets)
+        try:
+            process, ours = self._spawn("--link", sockets, f"worker {slot}")
+        except OSError as error:
+            self._born(serial, None, Failure(f"its process could not be started ({error})"))
+            return
+        hand = self._hand(serial, slot, process, ours)
+        hand.link.send(boot)
+        self._born(serial, hand, None)
+
+    def _spawn(
+        self, option: str, sockets: Sequence[tuple[int, str]], role: str
+    ) -> tuple[Process, socket.socket]:
+        """Start a process of the site, and answer it and our end of its link."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with theirs:
                 fds = [theirs.fileno(), *(fd for fd, _ in sockets)]
-                argv = command_line("--link", theirs.fileno(), self._name, f"worker {slot}")
-                process = spawn(argv, environment(), fds)
-        except OSError as error:
+                argv = command_line(option, theirs.fileno(), self._name, role)
+                return spawn(argv, environment(), fds), ours
+        except BaseException:
             ours.close()
-            self._born(serial, None, Failure(f"its process could not be started ({error})"))
-            return
-        hand = self._hand(serial, slot, process, ours)
-        hand.link.send(self._terms.boot(serial, slot, sockets))
-        self._born(serial, hand, None)
+            raise
 
     def _hand(
         self, serial: int, slot: int, process: Process, sock: socket.socket, rest: Rest = NOTHING
@@ -113,6 +123,9 @@ class Nursery:
     def settled(self, job: str, done: bool) -> None:
         """Hear how the job that replaced all workers has ended."""
 
+    def give_up(self) -> None:
+        """Wait no longer for what has to be there before a worker can be: none is wanted."""
+
     def close(self) -> None:
         """End what is not a worker."""
 
@@ -134,7 +147,8 @@ class Brood:
         """Have it leave; its workers stay."""
         self.cancel()
         self.link.close()
-        self.process.kill(signal.SIGTERM)
+        # What an application has imported may have an answer to anything less.
+        self.process.kill(signal.SIGKILL)
 
 
 class ZygoteNursery(Nursery):
@@ -148,6 +162,8 @@ class ZygoteNursery(Nursery):
         self._boot_timeout = boot_timeout
         self._present: Brood | None = None
         self._coming: Brood | None = None
+        #: All whose processes have not ended.
+        self._broods: set[Brood] = set()
 
     def bear(self, serial: int, slot: int, whole_job: str) -> None:
         """Fork a worker, from a fresh zygote if *whole_job* has none yet."""
@@ -172,11 +188,20 @@ class ZygoteNursery(Nursery):
         if coming is not None:
             self._dismiss(coming)
 
+    def give_up(self) -> None:
+        """End the zygotes that have not loaded the site yet."""
+        for brood in (self._present, self._coming):
+            if brood is not None and not brood.loaded:
+                self._dismiss(brood)
+
     def close(self) -> None:
-        """End the zygotes."""
+        """End the zygotes, and wait for that: the next image would not know whose they were."""
         for brood in (self._present, self._coming):
             if brood is not None:
                 self._dismiss(brood)
+        for brood in tuple(self._broods):
+            brood.process.end()
+            self._reap(brood)
 
     def _dismiss(self, brood: Brood) -> None:
         brood.end()
@@ -196,15 +221,8 @@ class ZygoteNursery(Nursery):
 
     def _hatch(self, job: str) -> Brood:
         sockets = self._sockets()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with theirs:
-                fds = [theirs.fileno(), *(fd for fd, _ in sockets)]
-                argv = command_line("--zygote", theirs.fileno(), self._name, "zygote")
-                process = spawn(argv, environment(), fds)
-        except OSError:
-            ours.close()
-            raise
+        boot = self._terms.boot(0, 0, sockets)
+        process, ours = self._spawn("--zygote", sockets, "zygote")
         link = Link(
             ours,
             self._poller,
@@ -212,7 +230,8 @@ class ZygoteNursery(Nursery):
             lambda _: self._lose(brood, Failure("the process that loads the site has ended")),
         )
         brood = Brood(job, process, link)
-        link.send(self._terms.boot(0, 0, sockets))
+        self._broods.add(brood)
+        link.send(boot)
         self._poller.watch(process.fileno(), READ, lambda _: self._reap(brood))
         late = f"the site was not loaded within {self._boot_timeout:g} s (boot_timeout)"
         brood.cancel = self._poller.call_at(
@@ -273,7 +292,8 @@ class ZygoteNursery(Nursery):
             self._born(serial, None, failure)
 
     def _reap(self, brood: Brood) -> None:
-        if brood.process.reap() is not None:
+        if brood.process.reap() is not None and brood in self._broods:
+            self._broods.discard(brood)
             self._poller.unwatch(brood.process.fileno())
             with suppress(OSError):
                 brood.process.close()

@@ -1,7 +1,7 @@
 """A worker's signs of life, with what its supervisor goes by: how busy, how late, how large.
 
 Once a second it looks at itself; it speaks only while there is something to tell, and now and then
-so that silence means something.
+so that silence means something. The event loop is left asleep unless there is something to tell.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sitebus.process import Engine
@@ -47,7 +48,8 @@ class Pulse:
         self._cancel: Callable[[], None] = lambda: None
         self._idle = EVERY
         self._quiet = 0.0
-        self._before: tuple[object, ...] = ()
+        self._requests = -1
+        self._was_late = False
         self._asked: float | None = None
         self._lag = 0.0
 
@@ -65,35 +67,42 @@ class Pulse:
     def _beat(self) -> None:
         if not self._idle:
             return
-        beat = self._look()
-        news = (beat["requests"], beat["in_flight"], beat["lag"] > EVERY)
         self._quiet += EVERY
-        if beat["in_flight"] or news != self._before or self._quiet >= self._idle:
-            self._before, self._quiet = news, 0.0
-            self._send(beat)
+        requests, in_flight = self._tally.requests, self._inside()
+        stirs = bool(in_flight) or requests != self._requests or self._quiet >= self._idle
+        now = time.monotonic()
+        lag = self._measure(now, stirs)
+        if stirs or (lag > EVERY) != self._was_late:
+            self._requests, self._was_late, self._quiet = requests, lag > EVERY, 0.0
+            self._send(self._look(now, requests, in_flight, lag))
         self._cancel = self._poller.call_at(time.monotonic() + EVERY, self._beat)
 
-    def _look(self) -> dict[str, Any]:
-        now = time.monotonic()
+    def _look(self, now: float, requests: int, in_flight: int, lag: float) -> dict[str, Any]:
         return {
-            "requests": self._tally.requests,
-            "in_flight": self._inside(),
+            "requests": requests,
+            "in_flight": in_flight,
             "oldest": self._tally.oldest(now),
-            "lag": self._measure(now),
+            "lag": lag,
             "rss": resident(),
             "next": self._idle + EVERY,
         }
 
-    def _measure(self, now: float) -> float:
-        """Answer how long the event loop, if there is one, took for what it was given last."""
+    def _measure(self, now: float, again: bool) -> float:
+        """Answer how long the event loop, if there is one, took for what it was given last.
+
+        It is given something new, which wakes it, only if *again* says so.
+        """
         loop = self._engine.present_loop
         if loop is None:
             return 0.0
-        if self._asked is not None:
-            return now - self._asked  # it has not come to it yet
-        self._asked = now
+        asked = self._asked
+        if asked is not None:
+            return now - asked  # it has not come to it yet
         lag, self._lag = self._lag, 0.0
-        loop.call_soon_threadsafe(self._came)
+        if again:
+            self._asked = now
+            with suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(self._came)
         return lag
 
     def _came(self) -> None:

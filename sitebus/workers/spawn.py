@@ -16,7 +16,7 @@ from contextlib import suppress
 from sitebus.reexec import CONTROL_SIGNALS
 
 #: What a child blocks at first; `release` lets them through.
-HELD = tuple(number for number in CONTROL_SIGNALS if number != signal.SIGQUIT)
+HELD = CONTROL_SIGNALS
 #: What Python ignores, and what exec would leave ignored.
 _IGNORED = tuple(getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name))
 
@@ -28,7 +28,7 @@ class Process:
         pid: its number, which belongs to nobody else until `reap` has answered.
         pidfd: a descriptor of it, which is ours from here on; a new one if it is left out.
         of_ours: whether it is a child of this process. How another ended is for its parent to say,
-            who sets `status`.
+            who sets `status`; unless it has become ours since, as all orphans of a container do.
     """
 
     def __init__(self, pid: int, pidfd: int | None = None, *, of_ours: bool = True) -> None:
@@ -43,13 +43,18 @@ class Process:
 
     def reap(self) -> int | None:
         """Answer the exit status, minus the signal's number if one ended it; None if it lives."""
-        if self.status is None and self.of_ours:
-            with suppress(ChildProcessError):
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-                if pid:
-                    self.status = os.waitstatus_to_exitcode(status)
-                return self.status
-            self.status = 0  # somebody else has taken the news
+        if self.status is not None:
+            return self.status
+        try:
+            # By the descriptor: the number of one who is no child of ours may be another's by now.
+            ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            # Somebody else has taken the news, or is to bring them.
+            self.status = 0 if self.of_ours else None
+        else:
+            if ended is not None:
+                killed = ended.si_code != os.CLD_EXITED
+                self.status = -ended.si_status if killed else ended.si_status
         return self.status
 
     @property
@@ -92,7 +97,12 @@ def spawn(argv: list[str], environ: Mapping[str, str], fds: Iterable[int]) -> Pr
     pid = os.posix_spawn(
         argv[0], argv, environ, file_actions=actions, setsigmask=HELD, setsigdef=_IGNORED
     )
-    return Process(pid)
+    try:
+        return Process(pid)
+    except OSError:  # no descriptor to be had: nobody would ever look after it
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def release() -> None:

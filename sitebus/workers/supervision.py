@@ -15,6 +15,7 @@ from sitebus.assembly import parts
 from sitebus.assembly.environment import set_umask
 from sitebus.config import Configuration
 from sitebus.control import watching
+from sitebus.errors import CommandCancelled
 from sitebus.plugins import OF_SUPERVISOR, Plugin, listens
 from sitebus.process import Engine, Priority
 from sitebus.workers import cpus
@@ -73,7 +74,7 @@ class Supervision:
         self.supervisor = Supervisor(
             engine,
             policy(configuration),
-            Terms(launch, told["drain_timeout"], max(5.0, REST * number(configuration))),
+            Terms.here(launch, told["drain_timeout"], max(5.0, REST * number(configuration))),
             lambda: [listener for _, listener in self.binder.bound],
             name=configuration.site["name"],
             exports=told["export"],
@@ -112,6 +113,8 @@ class Supervision:
         try:
             try:
                 self.engine.start()
+            except CommandCancelled:
+                pass  # a signal came first; what it asked for is done
             except Exception as error:  # any listener's, strangers among them
                 raise assembly.told(error) from error
             return self.engine.block()

@@ -79,6 +79,8 @@ HASTE = 2.0
 TOGETHER = 0.1
 
 DEBUG, INFO, WARNING = 10, 20, 30
+#: More than a worker can have of anything: what JSON says exactly everywhere.
+_LARGE = 1 << 53
 
 
 class JobTicket:
@@ -174,7 +176,7 @@ class Supervisor(Plugin):
         self._gone = threading.Event()
         self._gone.set()
         self._cancel_tick: Callable[[], None] = lambda: None
-        self._poller = Poller("sitebus workers", self._failed)
+        self._poller = Poller("sitebus workers", self._stumbled)
         self._dispatcher = Dispatcher("sitebus relay", self._failed)
         self._exports = Exports(bus, exports, self._export)
         self._nursery = self._make_nursery(preload)
@@ -239,23 +241,27 @@ class Supervisor(Plugin):
         Raises:
             WorkerUnfit: The first one could not; the others were ended.
         """
-        self._failure = None
+        self._failure, self._told = None, ""
+        self._frozen, self._estate = False, None
         self._poller.start()
         self._dispatcher.start()
         self._up = True
         left = estate.take(self.bus.sockets.claim)
-        if left is not None:
-            self._post(lambda: self._adopt(*left))
+        if left is not None and self._post(lambda: self._adopt(*left)):
             return
         self._starting = True
         ticket = self._post(self._begin)
         while not ticket.wait(GLANCE):
             if self.bus.impatient or self.bus.called_off:
-                break  # what there is ends with the stop that follows
+                return  # what there is ends with the stop that follows
         self._starting = False
         if self._failure is not None:
             call_off(self.bus)
             raise self._failure
+
+    @listens("start", priority=Priority.READY)
+    def serve(self) -> None:
+        """Be a listener before whom a start ends that was called off meanwhile."""
 
     def _begin(self) -> JobTicket:
         actions = self._pool.start(time.monotonic())
@@ -268,15 +274,23 @@ class Supervisor(Plugin):
     @listens("started", priority=Priority.READY)
     def started(self) -> None:
         """Replace the workers of the image before this one, now that this one is complete."""
+        self._starting = False
         if self._adopted:
             self._adopted = False
             self._attempt(lambda: self.roll("the supervisor was restarted"))
 
-    def _adopt(self, told: Mapping[str, Any], left: Iterable[Heirloom]) -> None:
-        """Go on with the workers that the image before this one has left."""
+    def _adopt(self, told: Mapping[str, Any], left: Iterable[Heirloom]) -> bool:
+        """Go on with the workers that the image before this one has left, if that can be."""
+        try:
+            pool = Pool.from_json(told["pool"], time.monotonic(), self.policy, random.random)
+            self._aggregate = Aggregate.from_json(told["metrics"])
+        except (KeyError, TypeError, ValueError):
+            # Of another version. They finish what they serve, and leave.
+            for each in left:
+                each.close()
+            return False
         self._adopted = True
-        self._pool = Pool.from_json(told["pool"], time.monotonic(), self.policy, random.random)
-        self._aggregate = Aggregate.from_json(told["metrics"])
+        self._pool = pool
         lost = {each.serial for each in self._pool.snapshot()} - {0}
         for each in left:
             hand = self._nursery.adopt(each)
@@ -287,6 +301,7 @@ class Supervisor(Plugin):
             self._perform(self._pool.ended(serial, 0, time.monotonic()))
         self._log(f"Going on with {len(self._hands)} workers", INFO)
         self._tick()
+        return True
 
     def _bequeath(self) -> None:
         """Leave the workers to the next image; they serve on, and notice nothing."""
@@ -299,7 +314,12 @@ class Supervisor(Plugin):
         self._forget_questions()
         for ticket in self._tickets.values():
             ticket.settled.set()
-        pool, metrics = self._pool.to_json(time.monotonic()), self._aggregate.to_json()
+        now = time.monotonic()
+        for hand in self._hands.values():
+            # Said already, but maybe not heard yet: who has no process is not carried over.
+            self._pool.spawned(hand.serial, hand.process.pid, now)
+        pool = self._pool.to_json(now)
+        metrics = self._aggregate.to_json(REGISTRY.families())
         self._estate = {"pool": pool, "metrics": metrics}
         for hand in self._hands.values():
             self._poller.unwatch(hand.process.fileno())
@@ -322,11 +342,15 @@ class Supervisor(Plugin):
             self._post(self._bequeath)
             return
         for_good = self.bus.leaving
-        self._post(lambda: self._perform(self._pool.stop(time.monotonic(), for_good)))
+        self._post(lambda: self._begin_stop(for_good))
         if for_good:
             # A client had better be refused than wait for nobody; the workers let in who waits.
             for listener in self.listeners():
                 self.bus.sockets.close(listener)
+
+    def _begin_stop(self, for_good: bool) -> None:
+        self._perform(self._pool.stop(time.monotonic(), for_good))
+        self._nursery.give_up()
 
     @listens("stop", priority=Priority.SERVER_STOP)
     def stop(self) -> None:
@@ -340,6 +364,7 @@ class Supervisor(Plugin):
                     self._post(self._kill_all)
         self._post(self._forget_questions)
         self._post(self._nursery.close)
+        self._starting = False
 
     @listens("exit")
     def exit(self) -> None:
@@ -360,7 +385,7 @@ class Supervisor(Plugin):
     def reload_in_place(self) -> None:
         """Have each worker reload in place: log files, certificates, and what plugins do."""
         self.bus.log("Bus graceful: passed on to the workers")
-        self._post(lambda: self._broadcast("graceful"))
+        self._attempt(lambda: self._post(lambda: self._broadcast("graceful")))
 
     def answer(self, signals: SignalHandler, unless: Container[str] = ()) -> None:
         """Have signals do what they do to a supervisor, but for those somebody decided about."""
@@ -465,10 +490,14 @@ class Supervisor(Plugin):
             MessageTooLarge: All together it is too much.
         """
         told = {"channel": channel, "args": list(args), "kwargs": kwargs}
-        encode(told)
+        encode({"is": "call", "re": _LARGE, **told})
         deadline = time.monotonic() + timeout
+        # Of two in one slot, during a replacement, the newer one.
         asked = self._post(
-            lambda: [(hand.slot, self._question(hand, "call", **told)) for hand in self._serving()]
+            lambda: [
+                (hand.slot, self._question(hand, "call", **told))
+                for hand in {each.slot: each for each in self._serving()}.values()
+            ]
         )
         found: dict[str, Any] = {}
         for slot, question in asked:
@@ -505,7 +534,8 @@ class Supervisor(Plugin):
             except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
                 done.set_exception(error)
 
-        if not self._poller.call_soon(run):
+        # It would start for good what only the start of the bus may start.
+        if not self._up or not self._poller.call_soon(run):
             raise NotServing("talk to the workers", self.bus.state)
         return done.result()
 
@@ -515,6 +545,7 @@ class Supervisor(Plugin):
 
         def work() -> JobTicket:
             ticket = self._ticket(wish(time.monotonic()))
+            self._told = ""  # who asks once more will want to see it once more
             self._tick()
             return ticket
 
@@ -536,6 +567,8 @@ class Supervisor(Plugin):
             return  # it is the next image's business
         for action in actions:
             self._acts[type(action)](action)
+        if (job := self._pool.job) is not None:
+            self._ticket(job)
         if self._pool.empty:
             self._gone.set()
         else:
@@ -616,8 +649,9 @@ class Supervisor(Plugin):
         elif what in self._hears:
             try:
                 self._hears[what](hand, message)
-            except (KeyError, TypeError, ValueError) as error:
-                self._log(f"worker {hand.slot} sent what makes no sense ({what}): {error!r}", ERROR)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                said = f"worker {hand.slot} sent what makes no sense ({what:.40}): {error!r:.400}"
+                self._dispatcher.offer(lambda: self.bus.log(said, ERROR))
 
     def _hear_ready(self, hand: Hand, message: Message) -> None:
         hand.mounts = [(str(a), str(b), str(c)) for a, b, c in message["mounts"]]
@@ -638,19 +672,27 @@ class Supervisor(Plugin):
         requests, in_flight, rss = (int(message[name]) for name in ("requests", "in_flight", "rss"))
         oldest, lag, next_one = (float(message[name]) for name in ("oldest", "lag", "next"))
         beat = Beat(requests, in_flight, oldest, lag, rss, next_one)
+        if not all(0 <= each < _LARGE for each in beat):
+            raise ValueError(f"{beat} cannot be")
         self._perform(self._pool.beat(hand.serial, beat, time.monotonic()))
 
     def _hear_log(self, hand: Hand, message: Message) -> None:
-        self._log(f"worker {hand.slot}: {message['message']}", int(message["level"]))
+        text, level = f"worker {hand.slot}: {message['message']}", int(message["level"])
+        lost = self._dispatcher.lost
+        if self._dispatcher.offer(lambda: self.bus.log(text, level)) and lost:
+            self._dispatcher.lost = 0
+            self._log(f"{lost} messages of workers were lost: listeners are too slow", WARNING)
 
     def _hear_publish(self, hand: Hand, message: Message) -> None:
         channel, args, kwargs = (message[name] for name in ("channel", "args", "kwargs"))
         if channel not in self._exports.channels:
             raise ValueError(f"channel {channel!r} is not exported")
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise TypeError("args and kwargs are a list and an object")
         for other in self._serving():
             if other is not hand:
                 other.send("publish", channel=channel, args=args, kwargs=kwargs)
-        self._dispatcher.post(lambda: self._exports.publish(channel, args, kwargs))
+        self._dispatcher.offer(lambda: self._exports.publish(channel, args, kwargs))
 
     def _hear_answer(self, hand: Hand, message: Message) -> None:
         _, question = self._questions.pop(int(message["re"]), (0, None))
@@ -666,7 +708,10 @@ class Supervisor(Plugin):
         self._perform(self._pool.draining(hand.serial, time.monotonic()))
 
     def _hear_metrics(self, hand: Hand, message: Message) -> None:
-        self._aggregate.take(hand.slot, hand.serial, message["snapshot"])
+        snapshot = message["snapshot"]
+        if not isinstance(snapshot, dict):
+            raise TypeError("a snapshot is an object")
+        self._aggregate.take(hand.slot, hand.serial, snapshot)
 
     def _hear_stacks(self, hand: Hand, message: Message) -> None:
         if message["re"]:
@@ -677,7 +722,7 @@ class Supervisor(Plugin):
     def _pass_on(self, hand: Hand, fd: int | None) -> None:
         """Give idle connections to a worker that serves, in turn."""
         others = [each for each in self._serving() if each is not hand]
-        if others and fd is not None:
+        if others and fd is not None:  # else they are closed, as at any stop
             others[next(self._turns) % len(others)].send("kept", os.dup(fd))
 
     def _link_ended(self, hand: Hand) -> None:
@@ -706,8 +751,9 @@ class Supervisor(Plugin):
         if self._hands.pop(hand.serial, None) is None:
             return
         hand.close()
-        self._aggregate.retire(hand.serial)
         self._forget_questions(hand.serial)
+        # What it told may make no sense; it has ended all the same.
+        self._poller.guarded(self._aggregate.retire, hand.serial)
         self._perform(self._pool.ended(hand.serial, hand.process.status or 0, time.monotonic()))
 
     def _hurry(self) -> None:
@@ -743,8 +789,9 @@ class Supervisor(Plugin):
     def _export(self, channel: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Send a message that was published here to every worker."""
         told = {"channel": channel, "args": list(args), "kwargs": dict(kwargs)}
-        encode(told)  # what cannot travel is the caller's business
-        self._poller.call_soon(lambda: self._broadcast("publish", **told))
+        encode({"is": "publish", **told})  # what cannot travel is the caller's business
+        if self._up:
+            self._poller.call_soon(lambda: self._broadcast("publish", **told))
 
     def _question(self, hand: Hand, what: str, **values: Any) -> Future[Any]:
         number = next(self._numbers)
@@ -760,7 +807,13 @@ class Supervisor(Plugin):
         try:
             return question.result(timeout)
         except TimeoutError:
+            self._poller.call_soon(lambda: self._forget_question(question))
             raise NoWorkerAnswer(slot, what, f"nothing came within {timeout:g} s") from None
+
+    def _forget_question(self, question: Future[Any]) -> None:
+        for number, (_, each) in list(self._questions.items()):
+            if each is question:
+                del self._questions[number]
 
     def _forget_questions(self, serial: int | None = None) -> None:
         """Give up on what a worker, or everybody, was asked."""
@@ -776,6 +829,10 @@ class Supervisor(Plugin):
     def _publish(self, channel: str, args: Sequence[Any]) -> None:
         with suppress(ChannelFailures):  # logged already
             self.bus.publish(channel, *args)
+
+    def _stumbled(self, error: BaseException) -> None:
+        # Not here: whoever listens to the log may take any time.
+        self._dispatcher.post(lambda: self._failed(error))
 
     def _failed(self, error: BaseException) -> None:
         self.bus.log(f"Error among the workers: {error}", ERROR, traceback=error)

@@ -36,6 +36,6 @@ class LogUplink(LogBridge):
         detail = not self._is_up or self.bus.state != self.bus.machine.running
         if level == logging.INFO and detail:
             level = logging.DEBUG
-        said = {"is": "log", "message": message[:MOST], "level": level}
+        said = {"is": "log", "message": str(message)[:MOST], "level": level}
         if self.link is None or not self.link.send(said):
             super().log(message, level)

@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sitebus.control.metrics import REGISTRY
 from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError
@@ -29,11 +30,11 @@ from sitebus.relay.dispatch import Dispatcher
 from sitebus.relay.exports import FIRST, Exports
 from sitebus.servers import SiteServer
 from sitebus.sockets import connections
+from sitebus.workers.freshness import forget_what_is_new
 from sitebus.workers.inside import MOST_TEXT, Loaded, prepare, put_together, refusal, take_sockets
 from sitebus.workers.probe import Prober
 from sitebus.workers.pulse import Pulse
 from sitebus.workers.shipping import Shipper
-from sitebus.workers.spawn import release
 from sitebus.workers.uplink import LogUplink
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Worker:
         self._loaded = loaded
         self._exports = Exports(engine, (), self._export)
         self._drain_timeout = 30.0
+        self._began = time.time()
         self._measured = False
         self._is_ready = self._told_to_leave = False
         self._hears: Mapping[str, Callable[[Message, int | None], object]] = {
@@ -112,7 +114,7 @@ class Worker:
             return self._serve(self._boot)
         except CommandCancelled:
             return 0
-        except (SitebusError, ChannelFailures) as error:
+        except Exception as error:  # noqa: BLE001 - strangers' code; whatever it is, it is told
             message = refusal(error)
             self.link.send(message)
             return int(message["status"])
@@ -130,7 +132,6 @@ class Worker:
     def _serve(self, boot: Message) -> int:
         signals = SignalHandler(self.engine, actions=_possible(ACTIONS))
         signals.subscribe()
-        release()
         self._drain_timeout = boot["drain_timeout"]
         if self._loaded is None:
             configuration = prepare(self.engine, boot)
@@ -162,6 +163,7 @@ class Worker:
             bridge.ready()
             self._is_ready = True
             self.send("ready", mounts=assembled.mount_lines())
+            self._dispatcher.post(lambda: forget_what_is_new(self._began))
             return self._block()
         finally:
             pulse.stop()
@@ -227,7 +229,7 @@ class Worker:
 
     def _hear_publish(self, message: Message, fd: int | None) -> None:
         args, kwargs = message["args"], message["kwargs"]
-        self._dispatcher.post(lambda: self._exports.publish(message["channel"], args, kwargs))
+        self._dispatcher.offer(lambda: self._exports.publish(message["channel"], args, kwargs))
 
     def _hear_call(self, message: Message, fd: int | None) -> None:
         self._dispatcher.post(lambda: self._answer(message))
@@ -240,10 +242,12 @@ class Worker:
     def _link_ended(self, link: Link) -> None:
         """The supervisor has gone: finish what is being served, and end whatever happens."""
         self._booted.set()
-        deadline = self._drain_timeout + GRACE
-        # It needs no lock that a stuck thread may hold.
-        faulthandler.dump_traceback_later(deadline, exit=True)
         self.engine.interrupt()
+        # It needs no lock that a stuck thread may hold; nor what an application has put in the
+        # place of its standard error, which may be no file.
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):
+            deadline = self._drain_timeout + GRACE
+            faulthandler.dump_traceback_later(deadline, exit=True, file=_errors())
 
     # What is done about it; in the dispatcher's thread.
 
@@ -260,18 +264,23 @@ class Worker:
     def _answer(self, message: Message) -> None:
         re = message["re"]
         try:
-            found = self.engine.publish(message["channel"], *message["args"], **message["kwargs"])
+            told = message["channel"], message["args"], message["kwargs"]
+            found = self._exports.ask(*told)
             self.send("answer", re=re, result=found)
         except ChannelFailures as failures:
             first = failures.exceptions[0]
-            self.send("answer", re=re, error=f"{type(first).__name__}: {first}")
+            said = f"{type(first).__name__}: {first}"
+            self.send("answer", re=re, error=said[:MOST_TEXT])
         except (TypeError, ValueError, SitebusError) as error:
             self.send("answer", re=re, error=f"what was answered cannot be sent: {error}")
+        except BaseException as error:  # a listener has called sys.exit()
+            self.send("answer", re=re, error=repr(error))
+            raise
 
     def _export(self, channel: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.send("publish", channel=channel, args=list(args), kwargs=dict(kwargs))
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self.engine.log(f"Error in the relay: {error}", ERROR, traceback=error)
 
     def _stacks(self) -> str:
@@ -294,6 +303,13 @@ class Leaving(Plugin):
 
 def _possible(actions: Mapping[str, str]) -> dict[str, str]:
     return {name: action for name, action in actions.items() if hasattr(signal, name)}
+
+
+def _errors() -> TextIO:
+    """Answer where a process without anybody else can say its last."""
+    if sys.__stderr__ is not None:
+        return sys.__stderr__
+    return open(os.devnull, "w")
 
 
 def _flush_streams() -> None:

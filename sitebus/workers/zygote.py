@@ -15,14 +15,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sitebus.errors import ChannelFailures, PreloadHasThreads, SitebusError
+from sitebus.errors import PreloadHasThreads
 from sitebus.relay.frames import Decoder, encode
+from sitebus.workers.freshness import forget_what_is_new
 from sitebus.workers.inside import Loaded, prepare, put_together, refusal
-from sitebus.workers.spawn import release
 
 if TYPE_CHECKING:
     from sitebus.mounts import Site
@@ -49,7 +50,8 @@ class Zygote:
         self.site = site
         self._socket = sock
         self._decoder = Decoder()
-        self._messages: list[tuple[dict[str, Any], int | None]] = []
+        self._messages: list[dict[str, Any]] = []
+        self._descriptors: list[int] = []
         self._selector = selectors.DefaultSelector()
         #: The pid of each worker, by the descriptor that tells of its end.
         self._children: dict[int, int] = {}
@@ -60,13 +62,12 @@ class Zygote:
             return self._live()
 
     def _live(self) -> int:
-        release()
         boot = self._next()
         if boot is None:
             return 0
         try:
             loaded = self._load(boot[0])
-        except (SitebusError, ChannelFailures) as error:
+        except Exception as error:  # noqa: BLE001 - strangers' code; whatever it is, it is told
             message = refusal(error)
             self._send(message)
             return int(message["status"])
@@ -77,9 +78,11 @@ class Zygote:
         return 0
 
     def _load(self, boot: Message) -> Loaded:
+        began = time.time()
         configuration = prepare(self.engine, boot)
         loaded = put_together(self.engine, self.site, configuration)
         loaded.assembly.preload()
+        forget_what_is_new(began)
         import sitebus.workers.worker  # noqa: F401 - so that no worker has to
 
         names = other_threads()
@@ -92,15 +95,22 @@ class Zygote:
     def _turn(self, boot: Message, loaded: Loaded) -> bool:
         """Do what there is to do; answer whether to go on."""
         for key, _ in self._selector.select():
-            if key.fileobj is self._socket:
-                told = self._next()
-                if told is None:
-                    return False
-                if told[0].get("is") == "fork":
-                    self._fork({**boot, **told[0]}, told[1], loaded)
-            else:
+            if key.fileobj is not self._socket:
                 self._bury(key.fd)
+            elif not self._obey(boot, loaded):
+                return False
         return True
+
+    def _obey(self, boot: Message, loaded: Loaded) -> bool:
+        """Do what has been told; answer whether to go on."""
+        told = self._next()
+        while told is not None:
+            if told[0].get("is") == "fork":
+                self._fork({**boot, **told[0]}, told[1], loaded)
+            if not self._messages:
+                return True
+            told = self._next()
+        return False
 
     def _fork(self, boot: Message, link: int | None, loaded: Loaded) -> None:
         if link is None:
@@ -130,8 +140,8 @@ class Zygote:
         try:
             self._selector.close()
             self._socket.close()
-            for pidfd in self._children:
-                os.close(pidfd)
+            for fd in (*self._children, *self._descriptors):
+                os.close(fd)
             signal.set_wakeup_fd(-1)
             status = Worker(self.engine, self.site, socket.socket(fileno=link), loaded).run(boot)
         except SystemExit as leaving:
@@ -170,10 +180,11 @@ class Zygote:
                 return None
             for fd in fds:
                 os.set_inheritable(fd, False)
-            for message in self._decoder.feed(data):
-                carries = message.pop("+fd", False)
-                self._messages.append((message, fds.pop(0) if carries and fds else None))
-        return self._messages.pop(0)
+            self._descriptors += fds
+            self._messages += self._decoder.feed(data)
+        message = self._messages.pop(0)
+        carries = message.pop("+fd", False)
+        return message, self._descriptors.pop(0) if carries and self._descriptors else None
 
 
 def other_threads() -> list[str]:

@@ -76,7 +76,7 @@ def test_a_broken_release_leaves_the_old_zygote(tmp_path: Path) -> None:
         os.kill(min(before), signal.SIGKILL)
         site.wait_for_output("killed by SIGKILL")
         wait_for(lambda: len(forks(site)) == 2, PATIENCE)
-        assert zygotes(site) == {zygote}
+        wait_for(lambda: zygotes(site) == {zygote}, PATIENCE, "the broken one to end")
         assert {site.ask()["version"] for _ in range(20)} == {"one"}
 
 

@@ -1,0 +1,87 @@
+"""What comes over a link is done in order, whatever a listener does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from sitebus.relay import dispatch
+from sitebus.relay.dispatch import Dispatcher
+from tests.helpers import nothing_left, wait_for
+
+
+@contextmanager
+def running(errors: list[BaseException]) -> Iterator[Dispatcher]:
+    dispatcher = Dispatcher("test", errors.append)
+    dispatcher.start()
+    try:
+        yield dispatcher
+    finally:
+        assert dispatcher.stop(5.0)
+
+
+def test_work_is_done_in_order_and_before_the_end() -> None:
+    """What was posted before a stop is done; nothing is left of the thread."""
+    done: list[int] = []
+    with nothing_left(), running([]) as dispatcher:
+        for number in range(100):
+            dispatcher.post(lambda number=number: done.append(number))  # type: ignore[misc]
+    assert done == list(range(100))
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_what_work_raises_does_not_end_the_rest(error: type[BaseException]) -> None:
+    """A listener that calls sys.exit() would silence all that comes after it."""
+
+    def fail() -> None:
+        raise error
+
+    errors: list[BaseException] = []
+    done: list[int] = []
+    with running(errors) as dispatcher:
+        dispatcher.post(fail)
+        dispatcher.post(lambda: done.append(1))
+    assert done == [1]
+    assert [type(each) for each in errors] == [error]
+
+
+def test_work_may_end_the_dispatcher_and_start_it_again() -> None:
+    """An exit that a listener asks for runs in this very thread."""
+    done: list[threading.Thread] = []
+
+    def again() -> None:
+        dispatcher.stop(5.0)
+        dispatcher.start()
+        dispatcher.post(lambda: done.append(threading.current_thread()))
+
+    with running([]) as dispatcher:
+        dispatcher.post(again)
+        wait_for(lambda: done)
+        dispatcher.post(lambda: done.append(threading.current_thread()))
+    assert len(done) == 2
+    assert done[0] is done[1]
+
+
+def test_what_can_be_done_without_waits_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener that is slow must not cost the memory of all that a flood brings."""
+    monkeypatch.setattr(dispatch, "MOST", 3)
+    done: list[int] = []
+    goes_on = threading.Event()
+    begun = threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert goes_on.wait(5.0)
+
+    with running([]) as dispatcher:
+        dispatcher.post(wait)
+        assert begun.wait(5.0)
+        taken = [dispatcher.offer(lambda: done.append(1)) for _ in range(5)]
+        dispatcher.post(lambda: done.append(2))
+        goes_on.set()
+    assert taken == [True, True, True, False, False]
+    assert dispatcher.lost == 2
+    assert done == [1, 1, 1, 2]
