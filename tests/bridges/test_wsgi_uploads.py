@@ -55,11 +55,17 @@ def reading_as_named(environ: Any, start_response: Any) -> Any:
     return reading(read)(environ, start_response)
 
 
+#: These read to the end.
+WHOLE = {"read", "read(-1)", "read(n)", "readline", "readlines", "iteration"}
+
+
 @pytest.mark.parametrize("how", ["length", "chunked", "slowly", "expecting"])
 def test_every_way_to_read_is_right(kind: str, how: str) -> None:
     """Frameworks use all of them."""
     with under_asgi(kind, reading_as_named) as host:
         for number, (name, (_, expected)) in enumerate(READERS.items()):
+            if (kind, how) == ("hypercorn", "slowly") and name not in WHOLE:
+                continue  # by itself it closes on who still sends when the answer is there
             with host.peer() as peer:
                 answer = _sent(peer, f"/{number}", how)
                 assert (name, answer.body) == (name, repr(expected).encode())

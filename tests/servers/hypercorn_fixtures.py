@@ -72,8 +72,8 @@ class Http2:
         self.flush()
         return number
 
-    def read_until(self, kind: type, number: int | None = None) -> Any:
-        """Answer the first event of a *kind*, of stream *number*."""
+    def read_until(self, kind: type, number: int | None = None, silently: bool = False) -> Any:
+        """Answer the first event of a *kind*, of stream *number*; *silently* sends nothing."""
         while not (found := self.found(kind, number)):
             data = self.client.socket.recv(65536)
             assert data, f"closed before {kind.__name__}; there was {self.events}"
@@ -82,8 +82,9 @@ class Http2:
                 if isinstance(event, h2.events.DataReceived):
                     self.body += event.data
                     self.h2.acknowledge_received_data(len(event.data), event.stream_id)
-            with suppress(OSError):  # whether it was closed the next read says
-                self.flush()
+            if not silently:
+                with suppress(OSError):  # whether it was closed the next read says
+                    self.flush()
         return found[0]
 
     def found(self, kind: type, number: int | None = None) -> list[Any]:
