@@ -39,8 +39,9 @@ These modules know hypercorn from inside. What they rely on, documented or not:
   ``protocol.protocol`` is an `H11Protocol` or an `H2Protocol`; ``_read_data()`` is called when it
   is made, and before it is given anything; ``protocol_send(event)`` gets all that is to be done on
   the connection; ``_idle_timeout()`` runs in a task of its own while the connection is idle, from
-  its beginning, and is cancelled by a request; ``_initiate_server_close()`` ends the connection in
-  good order, and so does ``protocol.handle(Closed())`` without closing it.
+  its beginning, begun by ``idle_task.restart(group, action)``, and is cancelled by a request;
+  ``_initiate_server_close()`` ends the connection in good order, and so does
+  ``protocol.handle(Closed())`` without closing it.
 - ``app`` is called ``(scope, receive, send, sync_spawn, call_soon)``, in a task for each request;
   ``receive`` is the ``get`` of a queue of ``Config.max_app_queue_size``, ``send`` a method of the
   stream.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.asyncio.worker_context import AsyncioSingleTask, WorkerContext
 from hypercorn.events import Closed, RawData, Updated
 from hypercorn.protocol.events import StreamClosed
 from hypercorn.protocol.h2 import H2Protocol
@@ -40,6 +41,19 @@ AT_ONCE, FRAMES_AT_ONCE, MESSAGES_AT_ONCE = 1 << 16, 1 << 14, 1 << 12
 _GONE: Message = {"type": "websocket.disconnect", "code": 1006}
 
 
+class IdleTask(AsyncioSingleTask):
+    """The one task of a connection that waits; what its group will not begin is not left about."""
+
+    async def restart(self, task_group: Any, action: Callable[..., Any]) -> None:
+        """Begin *action* anew."""
+        waiting = action()
+        try:
+            await super().restart(task_group, lambda: waiting)
+        except BaseException:
+            waiting.close()  # the group is being shut down; before Python 3.13 it stays open
+            raise
+
+
 class Visitor(TCPServer):
     """One client."""
 
@@ -60,6 +74,7 @@ class Visitor(TCPServer):
             writer,
         )
         self.house = house
+        self.idle_task = IdleTask()
         # Who a proxy says it is; a path is no address.
         self._client = client
         self._tls: dict[str, Any] | None = None
