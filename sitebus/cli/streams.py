@@ -18,8 +18,8 @@ def open_missing() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is this one.
-            os.open(os.devnull, os.O_RDWR)
+            # The lowest free number is this one. Whatever is started from here needs it as well.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stdout is None:
         sys.stdout = _writer(1)
     if sys.stderr is None:

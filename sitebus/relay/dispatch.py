@@ -58,6 +58,14 @@ class Dispatcher:
         self.post(work)
         return True
 
+    def settle(self, timeout: float) -> bool:
+        """Wait, *timeout* seconds at most, for what was posted before; tell whether it is done."""
+        if self.is_current or self._thread is None:
+            return False
+        done = threading.Event()
+        self.post(done.set)
+        return done.wait(timeout)
+
     @property
     def is_current(self) -> bool:
         """Whether this is the thread that does the work."""

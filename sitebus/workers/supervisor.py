@@ -255,6 +255,8 @@ class Supervisor(Plugin):
             if self.bus.impatient or self.bus.called_off:
                 return  # what there is ends with the stop that follows
         self._starting = False
+        # That they are ready is said before that the site serves.
+        self._dispatcher.settle(GRACE)
         if self._failure is not None:
             call_off(self.bus)
             raise self._failure

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from sitebus.relay import dispatch
 from sitebus.relay.dispatch import Dispatcher
-from tests.helpers import nothing_left, wait_for
+from tests.helpers import PATIENCE, nothing_left, wait_for
 
 
 @contextmanager
@@ -85,3 +86,16 @@ def test_what_can_be_done_without_waits_up_to_a_limit(monkeypatch: pytest.Monkey
     assert taken == [True, True, True, False, False]
     assert dispatcher.lost == 2
     assert done == [1, 1, 1, 2]
+
+
+def test_what_was_posted_can_be_waited_for() -> None:
+    """What is said next must come after it."""
+    told: list[int] = []
+    dispatcher = Dispatcher("test", print)
+    assert not dispatcher.settle(1)
+    dispatcher.start()
+    for number in range(100):
+        dispatcher.post(partial(told.append, number))
+    assert dispatcher.settle(PATIENCE)
+    assert told == list(range(100))
+    dispatcher.stop(PATIENCE)

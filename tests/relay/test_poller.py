@@ -16,7 +16,7 @@ from types import FrameType
 import pytest
 
 from sitebus.relay import READ, WRITE, Poller
-from tests.helpers import nothing_left, open_descriptors, wait_for
+from tests.helpers import PATIENCE, nothing_left, open_descriptors, wait_for
 
 
 @pytest.fixture
@@ -90,6 +90,9 @@ def test_watching_again_replaces_what_is_called(poller: Poller, pipe: tuple[int,
     second: list[bytes] = []
     poller.watch(pipe[0], READ, first.append)
     poller.watch(pipe[0], READ, lambda events: second.append(os.read(pipe[0], 9)))
+    done = threading.Event()
+    poller.call_soon(done.set)
+    assert done.wait(PATIENCE)
     os.write(pipe[1], b"x")
     wait_for(lambda: second)
     assert first == []
