@@ -32,6 +32,7 @@ from pathlib import Path
 from sitebus.process import Engine
 from sitebus.servers import find
 from sitebus.servers.tls import TLS
+from sitebus.wakeup import Wakeup
 
 def wsgi(environ, start_response):
     if environ["PATH_INFO"] == "/slow":
@@ -62,7 +63,11 @@ def restart(*_):
 
 signal.signal(signal.SIGUSR2, restart)
 signal.signal(signal.SIGTERM, lambda *_: engine.interrupt())
+# A signal may come between the interpreter's look and the main thread's wait.
+wakeup = Wakeup(lambda: engine.call_in_main(lambda: None))
+wakeup.open()
 engine.start()
+wakeup.watch()
 where = " ".join(str(each) for server in servers for each in server.addresses)
 print(f"serving on {where} ({len(os.listdir('/dev/fd'))} open)", flush=True)
 sys.exit(engine.block())
