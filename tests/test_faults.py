@@ -201,11 +201,11 @@ def test_restarts_asked_for_in_a_flood_are_a_few(start: Starter) -> None:
 
 def test_an_endless_import_is_refused_in_time(start: Starter) -> None:
     """The old code serves meanwhile and afterwards, and the trial is ended."""
-    site = start(*SERVED, "-o", "reload.try_timeout=500ms")
+    site = start(*SERVED, "-o", "reload.try_timeout=3s")
     site.wait_for_page("v1")
     site.save("views.py", "while True:\n    pass\n")
     page = site.wait_for_failure()
-    assert "within 0.5 s" in page.body
+    assert "within 3 s" in page.body
     assert "v1" in page.body
     wait_for(lambda: processes_of(site.pid) == [site.pid], PATIENCE, "the trial to end")
     site.save("views.py", version("v2"))
