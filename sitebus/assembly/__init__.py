@@ -373,14 +373,14 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     if not engine.trying:
         yield ThreadManager(engine)
     yield from parts.built_in_plugins(configuration, engine, assembly.role.built_in)
-    if assembly.role is ALONE:
+    if not assembly.role.supervised:
         from sitebus.control import from_configuration
 
         yield from from_configuration(configuration, engine)
 
 
 def among_others(app: WSGIApplication) -> WSGIApplication:
-    """Answer *app*, told that other processes serve it as well (PEP 3333, wsgi.multiprocess)."""
+    """Answer *app* for behind a bridge, told that other processes serve it as well (PEP 3333)."""
 
     def shared(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environ["wsgi.multiprocess"] = True
@@ -409,5 +409,5 @@ def _faces(assembly: Assembly) -> servers.Faces:
     crossing.min_rate = min(settings.get("min_rate", 0) for settings in told)
     if face is not None:
         return servers.Faces(face, lambda: face.asgi, site.speech)
-    plain = servers.Faces(crossing.watched, lambda: site.plain_asgi, site.speech)
+    plain = servers.Faces(watched, lambda: site.plain_asgi, site.speech)
     return assembly.role.around(plain)

@@ -6,19 +6,18 @@ so that silence means something. The event loop is left asleep unless there is s
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from sitebus.control.builtin import rss
 from sitebus.process import Engine
 from sitebus.relay import Poller
 from sitebus.workers.tally import Tally
 
 #: How often it looks at itself; seconds.
 EVERY = 1.0
-_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 class Pulse:
@@ -83,7 +82,7 @@ class Pulse:
             "in_flight": in_flight,
             "oldest": self._tally.oldest(now),
             "lag": lag,
-            "rss": resident(),
+            "rss": rss(),
             "next": self._idle + EVERY,
         }
 
@@ -109,12 +108,3 @@ class Pulse:
         if self._asked is not None:
             self._lag = time.monotonic() - self._asked
             self._asked = None
-
-
-def resident() -> int:
-    """Answer the memory that this process has in use, in bytes; 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, ValueError, IndexError):
-        return 0

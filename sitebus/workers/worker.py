@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import signal
 import socket
 import sys
 import threading
@@ -130,7 +129,7 @@ class Worker:
     # The life.
 
     def _serve(self, boot: Message) -> int:
-        signals = SignalHandler(self.engine, actions=_possible(ACTIONS))
+        signals = SignalHandler(self.engine, actions=ACTIONS)
         signals.subscribe()
         self._drain_timeout = boot["drain_timeout"]
         if self._loaded is None:
@@ -299,10 +298,6 @@ class Leaving(Plugin):
     def stop(self) -> None:
         """Say so."""
         self.leaves()
-
-
-def _possible(actions: Mapping[str, str]) -> dict[str, str]:
-    return {name: action for name, action in actions.items() if hasattr(signal, name)}
 
 
 def _errors() -> TextIO:
