@@ -24,6 +24,7 @@ from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door, Doorkeeper
 from sitebus.servers.heads import PHRASES, Head, Refusal, read
 from sitebus.servers.pool import WorkerPool
+from sitebus.servers.untaken import Outlet
 from sitebus.sockets.networks import Networks
 
 Log = Callable[[str, int, bool], object]
@@ -151,7 +152,6 @@ class Handler(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.0"
-    wbufsize = 65536
 
     def __init__(self, connection: Connection) -> None:
         self.connection_ = connection
@@ -165,6 +165,8 @@ class Handler(WSGIRequestHandler):
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(self.wire)
+        self.wfile.close()
+        self.wfile = io.BufferedWriter(Outlet(self.connection), 65536)
 
     def handle(self) -> None:
         """Serve the one request."""

@@ -6,6 +6,8 @@ megabyte. Until then only this tells a client that reads slowly from one that re
 
 from __future__ import annotations
 
+import io
+import socket
 import sys
 from typing import Any
 
@@ -20,3 +22,28 @@ def untaken(sock: Any) -> int:
     except (ImportError, OSError, ValueError):
         return 0
     return int.from_bytes(told, sys.byteorder)
+
+
+class Outlet(io.RawIOBase):
+    """What is sent to a client, which may read as slowly as it likes, but not nothing.
+
+    Args:
+        sock: The connection; its timeout is the seconds in which the client takes something.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._socket = sock
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        """Send what goes; raises TimeoutError when the client has taken nothing in its time."""
+        while True:
+            before = untaken(self._socket)
+            try:
+                return self._socket.send(data)
+            except TimeoutError:
+                if untaken(self._socket) >= before:
+                    raise
