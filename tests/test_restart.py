@@ -140,10 +140,17 @@ def left(site: Site) -> tuple[int, int, int]:
 def test_thirty_restarts_leave_everything_level(running: Site) -> None:
     """Descriptors, threads and memory: the thirtieth image is as lean as the second."""
     running.restart()
-    descriptors, threads, pages = left(running)
+    # One that looks at itself early may not have all its threads yet.
+    descriptors, threads, pages = map(max, zip(*(left(running) for _ in range(5)), strict=True))
     for _ in range(30):
         running.restart()
-    wait_for(lambda: left(running)[:2] == (descriptors, threads), what="what was open at first")
+
+    def is_level() -> bool:
+        found = left(running)
+        print("left:", found, "at first:", (descriptors, threads, pages))
+        return found[0] <= descriptors and found[1] <= threads
+
+    wait_for(is_level, what="what was open at first")
     assert left(running)[2] <= pages * 1.1
     assert running.stop() == 0
 

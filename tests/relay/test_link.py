@@ -457,9 +457,9 @@ def test_closing_waits_no_longer_than_it_was_told(end: End, tmp_path: Path) -> N
     began = time.monotonic()
     end.link.close(flush=0.1)
     assert time.monotonic() - began < 5
-    wait_for(lambda: end.link.fileno() == -1)
+    wait_for(lambda: end.link.lost > lost + 50)
+    assert end.link.fileno() == -1
     assert end.link.sent == sent
-    assert end.link.lost > lost + 50
 
 
 def test_closing_in_the_pollers_thread_waits_for_nobody(

@@ -447,8 +447,11 @@ def test_it_may_stop_itself(poller: Poller) -> None:
         poller.stop()
         turn.append(poller.call_soon(lambda: None))
 
-    poller.call_soon(end)
-    poller.call_soon(lambda: turn.append("same turn"))
+    def begin() -> None:
+        poller.call_soon(end)
+        poller.call_soon(lambda: turn.append("same turn"))
+
+    poller.call_soon(begin)  # from here, the turn could be over in between
     wait_for(lambda: not [e for e in threading.enumerate() if e.name == poller.name])
     assert turn == [False, "same turn"]
 

@@ -250,7 +250,7 @@ def test_a_stuck_application_is_named_and_left_behind(
 
     assert time.monotonic() - began < 1.0
     assert engine.state is State.STOPPED
-    assert "'cheroot main worker 1' is still busy with GET /gate after " in str(logged)
+    assert f"{stuck[0].name!r} is still busy with GET /gate after " in str(logged)
     assert [thread.daemon for thread in stuck] == [True]
     gate.opened.set()
     stuck[0].join(5)

@@ -53,6 +53,7 @@ def burst(site: WorkerSite) -> int:
         return most_of(connections)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["cheroot", "uvicorn", "hypercorn"])
 def test_a_burst_of_kept_connections_is_spread(adapter: str, tmp_path: Path) -> None:
     """Who is awake already would have most of them, and most of the work from then on."""
