@@ -19,6 +19,7 @@ from sitebus.errors.applications import (
     ClientFault,
     ClientGone,
     DuplicateMount,
+    GuestFailed,
     InterfaceNotServed,
     LeftByException,
     LifespanFailed,
@@ -61,8 +62,10 @@ from sitebus.errors.bus import (
     WouldDeadlock,
 )
 from sitebus.errors.config import (
+    AmbiguousFile,
     BadLogConfig,
     BadLogFormat,
+    BadPasteFile,
     CannotPrint,
     CannotRead,
     CannotWriteLog,
@@ -83,6 +86,7 @@ from sitebus.errors.control import (
     RequestRefused,
     UnclearSite,
 )
+from sitebus.errors.embedding import CannotEmbed
 from sitebus.errors.health import AddressShared, BadMetric
 from sitebus.errors.process import (
     CannotCatch,
@@ -124,9 +128,19 @@ from sitebus.errors.sockets import (
     BindNotPermitted,
     Holder,
 )
+from sitebus.errors.starting import CannotWriteFile, FileIsThere, NothingFound
+from sitebus.errors.testing import (
+    BusNotClean,
+    LeftBehind,
+    NotATarget,
+    NotInTime,
+    NotPrinted,
+    StillRunning,
+)
 from sitebus.errors.workers import (
     BadWorkerCount,
     NotServing,
+    NotWarm,
     NoWorkerAnswer,
     PreloadHasThreads,
     ProbeFailed,
@@ -136,6 +150,8 @@ from sitebus.errors.workers import (
 )
 
 __all__ = [
+    "CannotEmbed",
+    "NotWarm",
     "PreloadHasThreads",
     "ProbeFailed",
     "NotServing",
@@ -153,6 +169,7 @@ __all__ = [
     "ClientFault",
     "ClientGone",
     "DuplicateMount",
+    "GuestFailed",
     "InterfaceNotServed",
     "LeftByException",
     "LifespanFailed",
@@ -186,8 +203,10 @@ __all__ = [
     "NotRunning",
     "RequestRefused",
     "UnclearSite",
+    "AmbiguousFile",
     "BadLogConfig",
     "BadLogFormat",
+    "BadPasteFile",
     "CannotPrint",
     "CannotRead",
     "CannotWriteLog",
@@ -234,6 +253,15 @@ __all__ = [
     "BindError",
     "BindNotPermitted",
     "Holder",
+    "CannotWriteFile",
+    "FileIsThere",
+    "NothingFound",
+    "BusNotClean",
+    "LeftBehind",
+    "NotATarget",
+    "NotInTime",
+    "NotPrinted",
+    "StillRunning",
     "BadWorkerCount",
     "RollRunning",
     "UnknownWorker",

@@ -52,6 +52,20 @@ class BadMountOption(SitebusError):
         return f"mount option {self.option}={self.value!r} is not one of {self.allowed}{hint}"
 
 
+class GuestFailed(SitebusError):
+    """The engine that a mounted application has of its own does not start."""
+
+    def __init__(self, engine: str, mount: str, error: Exception) -> None:
+        super().__init__(engine)
+        self.engine = engine
+        self.mount = mount
+        self.error = error
+
+    def __str__(self) -> str:
+        reason = f"{type(self.error).__name__}: {self.error}"
+        return f"{self.engine} of the application at {self.mount} does not start: {reason}"
+
+
 class DuplicateMount(SitebusError):
     """Two mounts want the same host, port and prefix."""
 

@@ -44,7 +44,7 @@ class MayNotRead(CannotRead):
 
 
 class ForeignFile(SitebusError):
-    """A configuration file is written for another program."""
+    """A file that a configuration includes is written for another program."""
 
     status = EX_CONFIG
 
@@ -57,9 +57,45 @@ class ForeignFile(SitebusError):
     def __str__(self) -> str:
         return (
             f"{self.path}:{self.line}: [{self.heading}] makes this a PasteDeploy file, which "
-            "cannot be served as it is; write a site.ini whose [mount /] names the application as "
-            "app = module:attribute"
+            f"cannot be included; mount its application, as app = paste:{self.path}#main"
         )
+
+
+class AmbiguousFile(ForeignFile):
+    """A configuration file could be a site.ini as well as PasteDeploy's."""
+
+    def __init__(self, path: object, line: int, heading: str, other: int, rival: str) -> None:
+        super().__init__(path, line, heading)
+        self.other = other
+        self.rival = rival
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}:{self.line}: [{self.heading}] makes this a PasteDeploy file, and "
+            f"[{self.rival}] in line {self.other} a site.ini; put one of them into a file of its "
+            "own, and mount what PasteDeploy loads as app = paste:FILE.ini#NAME"
+        )
+
+
+class BadPasteFile(ForeignFile):
+    """PasteDeploy makes no sense of a file, or cannot find what it names."""
+
+    def __init__(self, path: object, error: BaseException) -> None:
+        super().__init__(path, 0, "")
+        self.error = error
+
+    def __str__(self) -> str:
+        reason = " ".join(str(self.error).split()) or "it does not say why"
+        kind = type(self.error).__name__
+        if kind == "PackageNotFoundError":
+            name = getattr(self.error, "name", None) or reason
+            reason = f"{name} is not installed, and the file has egg:{name}"
+            return f"cannot load {self.path}: {reason}; install it, as with pip install -e ."
+        if kind == "InterpolationMissingOptionError":
+            name = getattr(self.error, "reference", "NAME")
+            reason = f"nothing says what %({name})s is; give it with the file, as {name}=VALUE"
+            return f"cannot load {self.path}: {reason}"
+        return f"cannot load {self.path}: {reason} ({kind})"
 
 
 class BadLogConfig(SitebusError):

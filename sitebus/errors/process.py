@@ -39,7 +39,10 @@ class TrialFailed(SitebusError):
         file: Where the mistake is, if what it said tells; empty if not.
         line: The line there.
         files: Every file that it named.
+        logged: Whether that text was logged when it was said.
     """
+
+    logged = False
 
     def __init__(
         self, reason: str, text: str, file: str = "", line: int = 0, files: Iterable[str] = ()

@@ -70,6 +70,26 @@ class BadWorkerCount(SitebusError):
         return f"cannot have {self.count} workers; 1 is the least, stop ends them all"
 
 
+class NotWarm(SitebusError):
+    """The libraries of a site cannot be kept between reloads.
+
+    Attributes:
+        reason: Why.
+    """
+
+    status = EX_CONFIG
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"reloads are not warm: {self.reason}; each imports everything anew, as with "
+            "[reload] warm = no"
+        )
+
+
 class PreloadHasThreads(SitebusError):
     """Importing the applications has started threads, and a process with threads must not fork."""
 
