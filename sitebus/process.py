@@ -42,6 +42,7 @@ from sitebus.mainloop import MainLoop
 from sitebus.reload.named import Named
 from sitebus.reload.opened import OPENED
 from sitebus.restarts import Restarts
+from sitebus.wakeup import waking
 from sitebus.walk import Command
 
 if TYPE_CHECKING:
@@ -321,9 +322,10 @@ class Engine(Bus):
 
         Runs what others queued for the main thread, publishes ``main`` every *interval* seconds
         if somebody listens there, then waits for the remaining threads, and re-executes if a
-        restart was asked for. KeyboardInterrupt exits in order; so does SystemExit, which is
-        raised again at the end. Threads that do not end within `stop_timeout` are left as
-        `stragglers`; the interpreter waits for them, so a program should ``os._exit`` then.
+        restart was asked for. Signal handlers of anybody's run at once meanwhile.
+        KeyboardInterrupt exits in order; so does SystemExit, which is raised again at the end.
+        Threads that do not end within `stop_timeout` are left as `stragglers`; the interpreter
+        waits for them, so a program should ``os._exit`` then.
 
         Raises:
             NotMainThread: Called in another thread.
@@ -340,8 +342,9 @@ class Engine(Bus):
         try:
             while True:
                 try:
-                    leaving = MainLoop(self, interval).run() or leaving
-                    self._join_threads()
+                    with waking(lambda: self._mail.tell(LOOK)):
+                        leaving = MainLoop(self, interval).run() or leaving
+                        self._join_threads()
                     break
                 except KeyboardInterrupt:
                     self.interrupt()

@@ -3,7 +3,8 @@
 Only the main thread runs Python's signal handlers. The system prefers to give it a signal too, but
 not while it has one already: of two in quick succession the second often goes to any other thread,
 and a main thread that has gone back to waiting hears of it only when something else wakes it.
-Of pairs of signals to a busy machine, 3% were late for ever so.
+Of pairs of signals to a busy machine, 3% were late for ever so. The main thread itself may get one
+after it has last looked for signals and before it waits; nothing interrupts that wait then.
 
 Python's own C handler, in whatever thread, can write to a pipe. A thread reads it, and wakes the
 main thread the way everybody does.
@@ -14,7 +15,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 #: Ends the watch; no signal has this number.
 _END = b"\0"
@@ -58,7 +60,8 @@ class Wakeup:
         """Undo both."""
         if self._pipe is None:
             return
-        reading, writing = self._pipe
+        # First: what a KeyboardInterrupt cuts short is not done twice, on others' descriptors.
+        (reading, writing), self._pipe = self._pipe, None
         present = signal.set_wakeup_fd(-1)
         if present != writing:
             signal.set_wakeup_fd(present)
@@ -69,8 +72,25 @@ class Wakeup:
             self._thread.join()
         os.close(reading)
         os.close(writing)
-        self._pipe = self._thread = None
+        self._thread = None
 
     def _watch(self, reading: int) -> None:
         while _END not in os.read(reading, 4096):
             self._wake()
+
+
+@contextmanager
+def waking(wake: Callable[[], object]) -> Iterator[None]:
+    """Call *wake* soon after any signal while the block runs in the main thread.
+
+    Nothing is called where somebody else has signals noted already, nor where it cannot be had: in
+    a subinterpreter, or without a descriptor or a thread to spare.
+    """
+    wakeup = Wakeup(wake)
+    try:
+        with suppress(OSError, RuntimeError, ValueError):
+            wakeup.open()
+            wakeup.watch()
+        yield
+    finally:
+        wakeup.close()
