@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from sitebus.control.health import CHANNEL
 from sitebus.listeners import is_async, name_of
 from sitebus.process import Engine
-
-#: Listeners answer ``(name, ok, detail)``, or raise.
-CHANNEL = "health"
 
 
 class Check(NamedTuple):

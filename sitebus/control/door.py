@@ -12,7 +12,6 @@ import socket
 import stat
 from contextlib import suppress
 
-from sitebus import accounts
 from sitebus.control import places
 from sitebus.errors import (
     BadAddress,
@@ -134,8 +133,7 @@ class Door:
 
     def _bind_at(self, path: str) -> Listener:
         try:
-            owner = None if self._group is None else (-1, accounts.gid_of(self._group))
-            return self._sockets.bind(f"unix:{path}", mode=self._mode, owner=owner)
+            return self._sockets.bind(f"unix:{path}", mode=self._mode, owner=self._owner())
         except BindNotPermitted as error:
             remedy = error.remedy.partition(", or use another path")[0]
             raise MayNotControl(path, error.reason, f"{remedy}, or {_ELSEWHERE}") from error
@@ -145,6 +143,13 @@ class Door:
             raise kind(path, error.reason, f"{remedy}, or {_ELSEWHERE}") from error
         except BadAddress as error:
             raise CannotControl(path, error.reason, _ELSEWHERE) from error
+
+    def _owner(self) -> tuple[int, int] | None:
+        if self._group is None:
+            return None
+        from sitebus import accounts
+
+        return -1, accounts.gid_of(self._group)
 
     def check(self) -> None:
         """Make sure that there is a directory for it, if its path was said.

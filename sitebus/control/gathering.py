@@ -11,9 +11,7 @@ from typing import Any
 
 from sitebus.control.checks import Check
 from sitebus.control.crew import Crew
-
-#: What a worker answers for its supervisor: seconds to wait for its checks, names to leave out.
-REPORT = "health.report"
+from sitebus.control.health import REPORT
 
 #: How much of the time there is for everything is for the checks themselves.
 _SHARE = 0.9

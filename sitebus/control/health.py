@@ -3,24 +3,30 @@
 *Alive* is a process that can say so; what it depends on has no part in that, or a database that is
 away would have every process ended that waits for it. *Ready* is a site that runs, is wanted, has a
 worker that is ready if it has workers, and whose checks are well: the listeners of the channel
-``health``, here or in the workers. How all this is asked for and told is ``answers``'s.
+``health``, here or in the workers. How all this is asked for and told is ``answers``'s; what looks
+is imported for the first who asks.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from sitebus.config.health import CHECK_TIMEOUT
-from sitebus.control import gathering
-from sitebus.control.checks import CHANNEL, Check, Checks
-from sitebus.control.crew import crew_of, is_ready, state_name
-from sitebus.control.readiness import Readiness
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Priority
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from sitebus.control.checks import Check, Checks
+
+
+#: Where checks listen, which answer ``(name, ok, detail)``, or raise.
+CHANNEL = "health"
+#: What a worker answers for its supervisor: seconds to wait for its checks, names to leave out.
+REPORT = "health.report"
 
 
 class Wanted(Protocol):
@@ -67,7 +73,8 @@ class Health(Plugin):
         super().__init__(bus)
         self.check_timeout = check_timeout
         self._readiness = readiness
-        self._checks = Checks(bus)
+        self._checks: Checks | None = None
+        self._making = threading.Lock()
         self._came_up = False
 
     def subscribe(self) -> None:
@@ -87,20 +94,37 @@ class Health(Plugin):
         """Remember that the site has come up once."""
         self._came_up = True
 
+    @property
+    def checks(self) -> Checks:
+        """What asks the listeners; asking for it makes it."""
+        with self._making:
+            if self._checks is None:
+                from sitebus.control.checks import Checks
+
+                self._checks = Checks(self.bus)
+            return self._checks
+
     def live(self) -> Report:
         """Answer whether the process is alive: whoever reads the answer knows."""
+        from sitebus.control.checks import Check
+
         return Report((Check("process", ok=True),))
 
     def startup(self) -> Report:
         """Answer whether the site has come up; what it has become since does not matter."""
+        from sitebus.control.checks import Check
+
         if self._came_up or self._runs:
             return Report((Check("startup", ok=True),))
         return Report((Check("startup", ok=False, detail=self._state),))
 
     def ready(self, exclude: Collection[str] = ()) -> Report:
         """Answer whether requests should come; *exclude* names checks that are left out."""
+        from sitebus.control import gathering
+        from sitebus.control.crew import crew_of
+
         own = list(self._own())
-        theirs = self._checks.run(self.check_timeout, exclude)
+        theirs = self.checks.run(self.check_timeout, exclude)
         crew = crew_of(self.bus)
         if crew is not None:
             theirs += gathering.ask(crew, self.check_timeout, tuple(exclude))
@@ -111,15 +135,19 @@ class Health(Plugin):
         kept = (check for check in (*own, *theirs) if check.name not in exclude)
         return Report(tuple(kept), missing)
 
-    @listens(gathering.REPORT)
+    @listens(REPORT)
     def report(self, patience: float, exclude: Collection[str] = ()) -> list[list[object]]:
         """Answer a supervisor what the checks of this worker say."""
-        return [list(check) for check in self._checks.run(patience, exclude)]
+        return [list(check) for check in self.checks.run(patience, exclude)]
 
     def _known_checks(self) -> Iterator[str]:
-        return map(self._checks.name_of, tuple(self.bus.listeners.get(CHANNEL, ())))
+        return map(self.checks.name_of, tuple(self.bus.listeners.get(CHANNEL, ())))
 
     def _own(self) -> Iterator[Check]:
+        from sitebus.control.checks import Check
+        from sitebus.control.crew import crew_of, is_ready
+        from sitebus.control.readiness import Readiness
+
         yield Check("bus", self._runs, self._state)
         readiness = self._readiness if self._readiness is not None else Readiness.of(self.bus)
         yield Check("wanted", readiness.wanted, "" if readiness.wanted else "turned off")
@@ -135,6 +163,8 @@ class Health(Plugin):
 
     @property
     def _state(self) -> str:
+        from sitebus.control.crew import state_name
+
         leaving = ", leaving" if self.bus.leaving else ""
         return f"{state_name(self.bus.state)}{leaving}"
 

@@ -9,7 +9,6 @@ import enum
 import os
 import socket
 import struct
-import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -19,11 +18,6 @@ _CREDENTIALS = struct.Struct("3i")
 #: ``SO_PEERGROUPS``, which the socket module does not name.
 _PEER_GROUPS = 59
 _MOST_GROUPS = 1024
-
-
-def are_known() -> bool:
-    """Tell whether this system says who connects."""
-    return sys.platform == "linux"
 
 
 class Role(enum.IntEnum):

@@ -29,6 +29,8 @@ class Pictures:
         name: What it is called.
         config: The file it was read from, if any.
         configuration: What it was put together from, if that is known.
+        boot: Another one after each restart of the process in place.
+        began: When it was put together; `time.monotonic` seconds.
     """
 
     def __init__(
@@ -37,14 +39,15 @@ class Pictures:
         name: str,
         config: str,
         configuration: Configuration | None,
+        boot: str,
+        began: float,
     ) -> None:
         self.engine = engine
         self.name = name
         self.config = config
         self.configuration = configuration
-        self.began = time.monotonic()
-        #: Another one after each restart of the process in place, whatever the bus is called.
-        self.boot = f"{time.time_ns():x}"
+        self.boot = boot
+        self.began = began
 
     def version(self) -> dict[str, Any]:
         """Answer who this is."""

@@ -7,7 +7,6 @@ What falls out of the ring before a reader took it is lost to that reader, who c
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections import deque
@@ -23,11 +22,18 @@ _DEEPEST = 5
 
 
 class Entry(NamedTuple):
-    """One piece of news, as JSON."""
+    """One piece of news, as JSON can say it."""
 
     number: int
     name: str
-    text: str
+    said: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The news as JSON; made when somebody reads it, which is seldom."""
+        import json
+
+        return json.dumps(self.said, separators=(",", ":"))
 
 
 class Ring:
@@ -49,9 +55,8 @@ class Ring:
     def add(self, name: str, said: Mapping[str, Any]) -> None:
         """Keep one more, with the time; the oldest gives way."""
         told = {**plain(said), "at": round(time.time(), 3)}
-        text = json.dumps(told, separators=(",", ":"))
         with self._lock:
-            self._entries.append(Entry(next(self._numbers), name, text))
+            self._entries.append(Entry(next(self._numbers), name, told))
         self._changed()
 
     def after(self, number: int) -> tuple[list[Entry], int]:

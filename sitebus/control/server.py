@@ -1,6 +1,7 @@
 """The control socket's own thread: it accepts, reads and writes, and never waits for anybody.
 
-What is answered is `sitebus.control.api`'s business.
+What is answered is `sitebus.control.api`'s business. What serves clients is imported for the first:
+most starts see none, and should not wait for it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
-from sitebus.control import peers
-from sitebus.control.connections import Answer, Connection
-from sitebus.control.peers import Peer, Role, Roles
-from sitebus.control.wire import Request, refusal
 from sitebus.listeners import ERROR
+
+if TYPE_CHECKING:
+    from sitebus.control.connections import Answer, Connection
+    from sitebus.control.peers import Role, Roles
+    from sitebus.control.wire import Request
 
 #: Clients at the same time, of which some are kept for operators; strangers are not counted.
 MOST_CLIENTS = 64
@@ -39,7 +42,7 @@ class Server:
 
     Args:
         respond: Answers a request; called in that thread, so it must not wait.
-        roles: Who may do what.
+        roles: Answers who may do what; asked for each client, in that thread.
         log: Takes a message, a level and an exception; any thread.
     """
 
@@ -47,7 +50,7 @@ class Server:
         self, respond: Callable[[Request], Answer], roles: Callable[[], Roles], log: Log
     ) -> None:
         self._respond = respond
-        self._roles_now = roles
+        self._roles = roles
         self._log = log
         self._listener: socket.socket | None = None
         self._selector: selectors.BaseSelector | None = None
@@ -67,7 +70,6 @@ class Server:
 
     def open(self, listener: socket.socket) -> None:
         """Begin to serve *listener*, which is ours from here on."""
-        self._roles = self._roles_now()
         reading, self._wake = os.pipe()
         os.set_blocking(reading, False)
         os.set_blocking(self._wake, False)
@@ -123,7 +125,7 @@ class Server:
             self._close_all(reading)
 
     def _serve(self, key: selectors.SelectorKey, events: int, reading: int) -> None:
-        if isinstance(key.data, Connection):
+        if key.data is not None:
             key.data.turn(events)
         elif key.fd == reading:
             with suppress(BlockingIOError):
@@ -136,13 +138,13 @@ class Server:
         for _ in range(len(self._work)):
             self._safely(self._work.popleft())
 
-    def _safely(self, work: Callable[[], object], client: object = None) -> None:
+    def _safely(self, work: Callable[[], object], client: Connection | None = None) -> None:
         """Do one thing; a failure of ours costs the client that it is about, and nobody else."""
         try:
             work()
         except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor goes on
             self._tell("the control socket failed", error)
-            if isinstance(client, Connection):
+            if client is not None:
                 client.close()
 
     def _patience(self) -> float | None:
@@ -214,12 +216,20 @@ class Server:
             return
         sock.setblocking(False)
         try:
-            self._welcome(sock, peers.peer_of(sock))
+            self._welcome(sock)
         except OSError:
             sock.close()
+        except ImportError:
+            sock.close()
+            raise
 
-    def _welcome(self, sock: socket.socket, peer: Peer) -> None:
-        role = self._roles.of(peer)
+    def _welcome(self, sock: socket.socket) -> None:
+        from sitebus.control.connections import Connection
+        from sitebus.control.peers import Role, peer_of
+        from sitebus.control.wire import refusal
+
+        peer = peer_of(sock)
+        role = self._roles().of(peer)
         client = Connection(self, sock, peer, role)
         if role is Role.STRANGER and self._count(Role.STRANGER) >= _MOST_STRANGERS:
             sock.close()
@@ -234,6 +244,8 @@ class Server:
             client.refuse(refusal(503, "there are too many clients already; try again"))
 
     def _is_full(self, role: Role) -> bool:
+        from sitebus.control.peers import Role
+
         known = len(self._clients) - self._count(Role.STRANGER)
         return known >= MOST_CLIENTS - (0 if role is Role.OPERATOR else _FOR_OPERATORS)
 
@@ -242,6 +254,8 @@ class Server:
 
     def respond(self, request: Request) -> Answer:
         """Answer a request; a failure of ours is told and logged, and harms nobody else."""
+        from sitebus.control.wire import refusal
+
         try:
             return self._respond(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor goes on

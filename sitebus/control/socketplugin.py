@@ -2,25 +2,24 @@
 
 A restart in place hands it down, so that a client waits at most as long as that takes. While the
 site is stopped it answers on, so that somebody can start it again.
+
+What answers is made for the first client. News is kept from the start on, for clients that come
+late and ask what has happened.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sitebus.control import peers
-from sitebus.control.api import Answer, Api
-from sitebus.control.crew import crew_of
 from sitebus.control.door import Door
-from sitebus.control.jobs import Job, Jobs
-from sitebus.control.peers import Roles
-from sitebus.control.pictures import Pictures
 from sitebus.control.rings import Ring
 from sitebus.control.server import Server
-from sitebus.control.wire import Request
 from sitebus.errors import NotOnThisPlatform, SitebusError
 from sitebus.listeners import INFO, WARNING
 from sitebus.plugins import Plugin, listens
@@ -28,6 +27,10 @@ from sitebus.process import Engine, Priority
 
 if TYPE_CHECKING:
     from sitebus.config import Configuration
+    from sitebus.control.api import Answer, Api
+    from sitebus.control.jobs import Job
+    from sitebus.control.peers import Roles
+    from sitebus.control.wire import Request
 
 PRIVATE, GROUP, EVERYBODY = 0o600, 0o660, 0o666
 
@@ -66,6 +69,9 @@ class ControlSocket(Plugin):
         required: A socket that cannot be made keeps the site from starting; otherwise it is a
             warning, and the site has none.
 
+    Attributes:
+        boot: Another one after each restart of the process in place, whatever the bus is called.
+
     Raises:
         CannotControl: The start cannot make the socket that is required.
     """
@@ -91,19 +97,49 @@ class ControlSocket(Plugin):
         self.required = required
         where = None if path is None else os.path.abspath(path)
         self.door = Door(where, name, self._usual_mode(group) if mode is None else mode, group)
+        self.name = name
+        self.configuration = configuration
         file = getattr(configuration, "path", None)
-        config = "" if file is None else os.path.realpath(file)
-        self.pictures = Pictures(bus, name, config, configuration)
-        self.server = Server(self._respond, self._roles, self._log)
-        self.events = Ring(self.pictures.boot, self.server.news)
-        self.logs = Ring(self.pictures.boot, self.server.news)
-        self.jobs = Jobs(bus, self._job_moved)
-        exported = () if configuration is None else configuration.one("workers")["export"]
-        self.api = Api(
-            bus, self.pictures, self.jobs, self.events, self.logs, publish, metrics, exported
-        )
+        self.file = "" if file is None else os.path.realpath(file)
+        self.publishable, self.metrics = tuple(publish), metrics
+        self.began = time.monotonic()
+        self.boot = f"{time.time_ns():x}"
+        self.server = Server(self._respond, self._roles_now, self._log)
+        self.events = Ring(self.boot, self.server.news)
+        self.logs = Ring(self.boot, self.server.news)
+        self._api: Api | None = None
+        self._making = threading.RLock()
+        self._roles: Roles | None = None
         self._wanted = (*WORKER_CHANNELS, *ROLLING_CHANNELS, *events)
         self._heard: dict[str, Any] = {}
+
+    @property
+    def api(self) -> Api:
+        """What answers; asking for it makes it."""
+        with self._making:
+            if self._api is None:
+                self._api = self._made()
+            return self._api
+
+    def _made(self) -> Api:
+        from sitebus.control.api import Api
+        from sitebus.control.jobs import Jobs
+        from sitebus.control.pictures import Pictures
+
+        told = self.configuration
+        pictures = Pictures(self.bus, self.name, self.file, told, self.boot, self.began)
+        jobs = Jobs(self.bus, self._job_moved)
+        exported = () if told is None else told.one("workers")["export"]
+        return Api(
+            self.bus,
+            pictures,
+            jobs,
+            self.events,
+            self.logs,
+            self.publishable,
+            self.metrics,
+            exported,
+        )
 
     def _usual_mode(self, group: str | None) -> int:
         if group is not None:
@@ -136,10 +172,12 @@ class ControlSocket(Plugin):
 
     def _follow(self, id: str) -> None:
         """Know a job of the workers, whoever asked for it: a signal, or nobody."""
+        from sitebus.control.crew import crew_of
+
         crew = crew_of(self.bus)
         view = None if crew is None else crew.job(id)
         if view is not None:
-            self.jobs.follow(view)
+            self.api.jobs.follow(view)
 
     @listens("log")
     def log(self, message: str, level: int = INFO) -> None:
@@ -156,7 +194,7 @@ class ControlSocket(Plugin):
     def make(self) -> None:
         """Make the socket, while that may still be permitted."""
         try:
-            if not peers.are_known():
+            if not _knows_peers():
                 raise NotOnThisPlatform("[control]", "Linux", "set enabled = no")
             self.door.open(self.bus)
         except SitebusError as error:
@@ -170,6 +208,8 @@ class ControlSocket(Plugin):
         """Begin to answer."""
         if self.door.listener is not None and not self.server.is_open:
             self.door.settle()
+            if self.operators or self.viewers:
+                self._roles_now()  # who is not known should be told of now
             self.server.open(self.door.listener.dup())
 
     @listens("exit", priority=_LAST)
@@ -178,12 +218,16 @@ class ControlSocket(Plugin):
 
         If the process runs its command line again, clients that come now are answered then.
         """
-        for job in self.jobs.running:
-            if job.kind in _LEAVING:
-                self.jobs.settle(job, "done")
+        if self._api is not None:
+            self._end_jobs(self._api)
         self.server.close()
         if not self.bus.execv:
             self.door.close()
+
+    def _end_jobs(self, api: Api) -> None:
+        for job in api.jobs.running:
+            if job.kind in _LEAVING:
+                api.jobs.settle(job, "done")
 
     @listens("execv")
     def execv(self) -> None:
@@ -195,11 +239,20 @@ class ControlSocket(Plugin):
     def _respond(self, request: Request) -> Answer:
         return self.api.respond(request)
 
-    def _roles(self) -> Roles:
-        return Roles(self.operators, self.viewers)
+    def _roles_now(self) -> Roles:
+        if self._roles is None:
+            from sitebus.control.peers import Roles
+
+            self._roles = Roles(self.operators, self.viewers)
+        return self._roles
 
     def _log(self, message: str, level: int, error: object) -> None:
         self.bus.log(message, level, traceback=error or False)
 
     def _job_moved(self, job: Job) -> None:
         self.events.add("job", job.told())
+
+
+def _knows_peers() -> bool:
+    """Tell whether this system says who connects to a unix socket."""
+    return sys.platform == "linux"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sitebus.control.families import Family
 from sitebus.control.health import Health
 from sitebus.plugins import Plugin
 from sitebus.process import Engine
 
 if TYPE_CHECKING:
+    from sitebus.control.families import Family
     from sitebus.mounts import Site
 
 

@@ -42,7 +42,6 @@ from typing import TYPE_CHECKING, Any
 
 from cheroot import wsgi
 
-from sitebus.servers import proxy_protocol
 from sitebus.servers._cheroot_connection import Connection, Next
 from sitebus.servers._cheroot_request import Gateway, described
 from sitebus.servers.complaints import Complaints
@@ -271,8 +270,10 @@ class HTTPServer(wsgi.Server):
                     "PROXY header", f"Refused a connection from {said}, who is no trusted proxy"
                 )
                 raise ConnectionRefusedError(said)
+            from sitebus.servers.proxy_protocol import Reader
+
             # TLS begins behind it.
-            return Connection(self, accepted, door, peer, proxy_protocol.Reader())
+            return Connection(self, accepted, door, peer, Reader())
         if self.ssl_adapter is not None:
             accepted = self.ssl_adapter.wrap(accepted)
         return Connection(self, accepted, door, peer)

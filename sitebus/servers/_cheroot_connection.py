@@ -24,12 +24,13 @@ from sitebus.errors import (
     ClientGone,
     ResponseBroken,
 )
-from sitebus.servers import client_certs, heads, proxy_protocol
+from sitebus.servers import heads
 from sitebus.servers._cheroot_request import LEFT_AT_MOST, Request, answer, described
 from sitebus.servers._cheroot_stream import Reader, Writer, raw_recv
 from sitebus.servers.heads import PHRASES, Head, Refusal
 
 if TYPE_CHECKING:
+    from sitebus.servers import proxy_protocol
     from sitebus.servers._cheroot import HTTPServer
     from sitebus.servers.connections import Door
 
@@ -281,6 +282,8 @@ class Connection:
         return None if self._shaken else self._shake_hands()
 
     def _hear_proxy(self, header: proxy_protocol.Reader) -> Next | None:
+        from sitebus.servers import proxy_protocol
+
         try:
             found = proxy_protocol.receive(self.socket, header)
         except BadProxyHeader as error:
@@ -314,6 +317,8 @@ class Connection:
             return Next.PART
         except OSError:
             return Next.CLOSE  # it hung up
+        from sitebus.servers import client_certs
+
         self._shaken, self.wants_to_write, self._began = True, False, None
         self.ssl_env = client_certs.wsgi_environ(self.socket)
         return None

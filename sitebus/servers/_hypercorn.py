@@ -85,6 +85,7 @@ from sitebus.servers._hypercorn_visitor import Visitor
 from sitebus.servers.arrivals import Arrivals
 from sitebus.servers.complaints import WINDOW, Complaints
 from sitebus.servers.heads import Refusal
+from sitebus.servers.limits import limited
 from sitebus.servers.looped import LoopServer
 
 if TYPE_CHECKING:
@@ -147,7 +148,6 @@ class Hosted(LoopServer):
         certificate: str | None = None,
     ) -> None:
         super().__init__(loop, sockets)
-        self.application = application
         self.settings = settings
         self.timeout = timeout
         self.max_header = max_header
@@ -164,6 +164,7 @@ class Hosted(LoopServer):
         # Those who make room, and have not left yet.
         self._leaving: set[Visitor] = set()
         self._complaints = Complaints(lambda message, level: log(message, level, False))
+        self.application = limited(application, max_body, self._complaints.tell)
         self._name = name
         self._log = log
         self._left_at = 0.0

@@ -18,7 +18,14 @@ from typing import Any, cast
 from wsgiref.handlers import SimpleHandler
 from wsgiref.simple_server import ServerHandler, WSGIRequestHandler
 
-from sitebus.errors import BadChunks, BadProxyHeader, BodyTooLarge, BodyTooSlow, ClientGone
+from sitebus.errors import (
+    BadChunks,
+    BadProxyHeader,
+    BodyTooLarge,
+    BodyTooSlow,
+    ClientGone,
+    WrongLength,
+)
 from sitebus.servers._wsgiref_reading import Body, Wire
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import Door, Doorkeeper
@@ -47,6 +54,7 @@ class Response(ServerHandler):
     _has_head = False
 
     # wsgiref's own, of which the type checker has not heard.
+    bytes_sent: int
     environ: Any
     headers: Any
     headers_sent: bool
@@ -87,7 +95,27 @@ class Response(ServerHandler):
         if not self._is_bodiless:
             super().set_content_length()
 
+    def write(self, data: bytes) -> None:
+        """Send *data*, but no more than was promised: the rest could pass for another answer."""
+        promised = self._promised
+        if promised is not None and len(data) > promised - self.bytes_sent:
+            if self.headers_sent and promised > self.bytes_sent:
+                super().write(data[: promised - self.bytes_sent])
+            raise WrongLength(promised, promised + 1)
+        super().write(data)
+
+    @property
+    def _promised(self) -> int | None:
+        """The length of the body, where there is one and the application has said it."""
+        if self.headers is None or self._is_bodiless or self.handler.command == "HEAD":
+            return None
+        said = self.headers["Content-Length"] or ""
+        return int(said) if said.isascii() and said.isdigit() else None
+
     def finish_content(self) -> None:
+        promised = self._promised
+        if promised is not None and promised > self.bytes_sent:
+            raise WrongLength(promised, self.bytes_sent)
         if self._is_bodiless and not self.headers_sent:
             self.send_headers()
         else:

@@ -11,7 +11,7 @@ from sitebus.config.kinds import Integer
 from sitebus.config.options import Option, Row
 from sitebus.servers.connections import Door, most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
-from sitebus.servers.preloading import load_speech
+from sitebus.servers.preloading import load
 
 if TYPE_CHECKING:
     import ssl
@@ -58,6 +58,7 @@ class CherootServer(SiteServer):
         """Make cheroot's server, on copies of the listening sockets."""
         from sitebus.servers._cheroot import HTTPServer
 
+        self._load_what_is_asked_for()
         self._doors = self.doors()
         server = HTTPServer(
             self._doors,
@@ -85,7 +86,14 @@ class CherootServer(SiteServer):
     def preload(self) -> None:
         """Import what `make` and serving will need, for who forks before that."""
         super().preload()
-        load_speech(self)
+        self._load_what_is_asked_for()
+
+    def _load_what_is_asked_for(self) -> None:
+        """Import now what most sites do without, rather than for a client that waits."""
+        if self.proxied:
+            load("sitebus.servers.proxy_protocol")
+        if self.tls is not None:
+            load("sitebus.servers.client_certs")
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Use *context* for connections from now on."""

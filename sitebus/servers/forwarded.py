@@ -18,18 +18,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
+from sitebus.servers.trusting import FOR, FORWARDED, HOST, PORT, PREFIX, PROTO
 from sitebus.sockets.networks import Networks, address_of
 
 T = TypeVar("T")
-
-#: The names of the headers, in lower case; the first has everything, each other one thing.
-FORWARDED = "forwarded"
-FOR = "x-forwarded-for"
-PROTO = "x-forwarded-proto"
-HOST = "x-forwarded-host"
-PORT = "x-forwarded-port"
-PREFIX = "x-forwarded-prefix"
-HEADERS = (FORWARDED, FOR, PROTO, HOST, PORT, PREFIX)
 
 #: So many hops are looked at; more trusted proxies in a row than that are no proxies.
 MOST_HOPS = 64
@@ -91,7 +83,8 @@ def read(peer: str, headers: Mapping[str, str], trusted: Networks) -> Answer | N
 
     Args:
         peer: The address of who is connected; "" on a unix socket.
-        headers: Any of `HEADERS` by name; several lines of one are joined by commas.
+        headers: Any of `sitebus.servers.trusting.HEADERS` by name; several lines of one are joined
+            by commas.
         trusted: The proxies.
 
     Returns:

@@ -13,7 +13,7 @@ from sitebus.errors import BadServerOption, SitebusError, UnknownNativeOption
 from sitebus.servers.complaints import Complaints
 from sitebus.servers.connections import most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
-from sitebus.servers.preloading import load, load_speech
+from sitebus.servers.preloading import load
 
 if TYPE_CHECKING:
     import ssl
@@ -143,7 +143,6 @@ class GranianServer(SiteServer):
     def preload(self) -> None:
         """Import what `make` and serving will need, for who forks before that."""
         super().preload()
-        load_speech(self)
         load("granian.http", "sitebus.servers._granian_wsgi")
         if self.speech == "asgi":
             load("sitebus.servers._granian_asgi")

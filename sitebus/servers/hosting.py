@@ -33,8 +33,8 @@ from sitebus.process import Engine, Priority
 from sitebus.servers.announcing import announcing
 from sitebus.servers.base import BindAddr, ServerAdapter, channel_for, prioritized
 from sitebus.servers.connections import Door
-from sitebus.servers.forwarded import HEADERS
 from sitebus.servers.hosted import Abilities, Faces, Hosted, Leave, Speech
+from sitebus.servers.trusting import HEADERS
 from sitebus.sockets.addresses import EVERYWHERE, Address
 from sitebus.sockets.networks import Networks
 
@@ -212,11 +212,13 @@ class SiteServer(ServerAdapter):
 
     def preload(self) -> None:
         """Import what `make` and serving will need, for who forks before that."""
-        from importlib import import_module
+        from sitebus import loop
+        from sitebus.servers.preloading import load, load_speech
 
-        import_module(f"{__package__}._{self.library}")
+        load(f"{__package__}._{self.library}")
         if "asgi" in self.abilities.speaks or self.speech == "asgi":
-            import_module("sitebus.loop").preload()
+            loop.preload()
+        load_speech(self)
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Use *context* for connections from now on; while serving."""

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sitebus.servers.hosting import Abilities, SiteServer
-from sitebus.servers.limits import limited
 from sitebus.servers.native import Native, of_attributes, read
-from sitebus.servers.preloading import load_speech
 
 if TYPE_CHECKING:
     import ssl
@@ -99,7 +97,7 @@ class HypercornServer(SiteServer):
         return Hosted(
             self.bus.loop,
             [listener.dup() for listener in self._listeners],
-            limited(self.face("asgi"), self.max_body),
+            self.face("asgi"),
             self._settings(),
             tls=self._context,
             timeout=float(self.native.get("keep_alive_timeout", self.timeout)),
@@ -125,11 +123,6 @@ class HypercornServer(SiteServer):
         # A property, of which nobody could tell what it takes.
         known = {**of_attributes(Config), "root_path": Native(str, "")}
         return read(cls.library, native, known, RESERVED)
-
-    def preload(self) -> None:
-        """Import what `make` and serving will need, for who forks before that."""
-        super().preload()
-        load_speech(self)
 
     def renew(self, context: ssl.SSLContext) -> None:
         """Use *context* for connections from now on."""

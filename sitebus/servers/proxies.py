@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus.asgi import CONNECTION
 from sitebus.errors import BadServerOption
-from sitebus.servers.forwarded import HEADERS, Answer, read
+from sitebus.servers.forwarded import Answer, read
+from sitebus.servers.trusting import HEADERS
 from sitebus.sockets.networks import Networks
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def trusting_wsgi(
     Args:
         app: What is asked in the end.
         trusted: Addresses, networks, ``unix`` or ``*``; of nobody else is anything believed.
-        headers: Those that are believed, of `sitebus.servers.forwarded.HEADERS`.
+        headers: Those that are believed, of `sitebus.servers.trusting.HEADERS`.
 
     Raises:
         BadNetwork: *trusted* has what is none.

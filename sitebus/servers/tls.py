@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SECRET_LATER = ("ECDHE-", "DHE-")
 
 
-_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_CERTIFICATE = "(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----"
 
 
 class TLS(NamedTuple):
@@ -41,7 +41,7 @@ class TLS(NamedTuple):
 
     def shown(self) -> str | None:
         """Answer the certificate that clients are shown, in PEM, without what is beside it."""
-        found = _CERTIFICATE.search(self.certificate.read_text("ascii", "replace"))
+        found = re.search(_CERTIFICATE, self.certificate.read_text("ascii", "replace"))
         return f"{found[0]}\n" if found else None
 
     def context(self, protocols: Sequence[str] = ("http/1.1",)) -> ssl.SSLContext:

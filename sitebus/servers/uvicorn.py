@@ -14,7 +14,7 @@ from sitebus.errors import BadServerOption, CannotAccept
 from sitebus.servers.connections import most_connections
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.native import of_signature, read
-from sitebus.servers.preloading import load, load_speech
+from sitebus.servers.preloading import load
 
 if TYPE_CHECKING:
     import socket
@@ -122,7 +122,6 @@ class UvicornServer(SiteServer):
     def preload(self) -> None:
         """Import what `make` and serving will need, for who forks before that."""
         super().preload()
-        load_speech(self)
         load("sitebus.servers.client_certs", "sitebus.servers.limits")
         from sitebus.servers._uvicorn_protocols import configure
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sitebus.errors import BadServerOption
 from sitebus.servers.hosting import Abilities, SiteServer
 from sitebus.servers.native import Native, read
-from sitebus.servers.preloading import load, load_speech
+from sitebus.servers.preloading import load
 
 if TYPE_CHECKING:
     from sitebus.servers._waitress import HTTPServer
@@ -84,7 +84,6 @@ class WaitressServer(SiteServer):
     def preload(self) -> None:
         """Import what `make` and serving will need, for who forks before that."""
         super().preload()
-        load_speech(self)
         # To look up its host, though it is a number.
         load("encodings.idna")
 

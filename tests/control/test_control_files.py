@@ -221,7 +221,7 @@ def test_a_restart_as_another_user_keeps_the_socket(
         again = ControlSocket(successor, name="shop")
         again.subscribe()
         successor.start()
-        assert ask(path, "GET", "/v1/version").said["boot"] == again.pictures.boot
+        assert ask(path, "GET", "/v1/version").said["boot"] == again.boot
         assert not (elsewhere / "sitebus").exists()
         successor.exit()
         assert not path.exists()

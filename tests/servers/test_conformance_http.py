@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.servers.conformance import (
     KEEPING,
     KINDS,
     Host,
+    Kind,
     begin,
     engine,
     everything,
@@ -225,6 +227,69 @@ def test_an_application_that_fails(
     wait_for(lambda: "no such shelf" in str(logged) + caplog.text)
 
 
+#: What an attacker would have a client, or the proxy before it, take for the next answer.
+FORGED = b"HTTP/1.1 299 Forged\r\nContent-Length: 0\r\n\r\n"
+MISJUDGED = {
+    "short": [b"short"],
+    "short-pieces": [b"sh", b"ort"],
+    "nothing": [],
+    "long": [b"0123456789" + FORGED],
+    "long-pieces": [b"01234", b"56789", FORGED],
+    "long-across": [b"01234", b"56789" + FORGED],
+}
+
+
+def misjudging(speech: str, pieces: list[bytes]) -> Any:
+    """Make an application that says that *pieces* are 10 bytes, and answers ``/next`` well."""
+    length = {"/next": str(len(HELLO))}
+
+    def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        path = environ["PATH_INFO"]
+        start_response("200 OK", [("Content-Length", length.get(path, "10"))])
+        return [HELLO] if path == "/next" else pieces
+
+    async def asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        path = scope["path"]
+        said = [(b"content-length", length.get(path, "10").encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": said})
+        for piece in [HELLO] if path == "/next" else pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    return wsgi if speech == "wsgi" else asgi
+
+
+@pytest.mark.parametrize("pieces", MISJUDGED.values(), ids=MISJUDGED)
+def test_a_wrong_length_makes_no_other_answer(
+    host: Host, kind: Kind, connect: Connect, pieces: list[bytes]
+) -> None:
+    """What a client waits for in vain is the next answer, what is too much the beginning of it.
+
+    So it gets a failure, or an end in the middle, or the part that was promised; and the answer to
+    its next request whole, or none on this connection.
+    """
+    client = connect(host(misjudging(kind.speech, pieces)))
+    client.send(
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )
+
+    received = bytearray()
+    # What it has not read, one request for each connection, makes the system reset that.
+    with suppress(ConnectionResetError):
+        while data := client.socket.recv(65536):
+            received += data
+    assert b"Forged" not in received
+    head, _, body = received.partition(b"\r\n\r\n")
+    promised = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    if promised is None:
+        assert body == b"".join(pieces) or head.startswith(b"HTTP/1.1 500 ") or not received
+        return
+    first, rest = body[: int(promised[1])], body[int(promised[1]) :]
+    assert b"HTTP/" not in first
+    assert not rest or (rest.startswith(b"HTTP/1.1 200 ") and rest.endswith(b"\r\n\r\n" + HELLO))
+
+
 def test_nonsense_is_refused(host: Host, connect: Connect, logged: Logged) -> None:
     """400, or no answer at all; nothing that wakes somebody at night."""
     server = host()
@@ -247,8 +312,10 @@ def test_a_head_that_is_too_long_is_refused(host: Host, connect: Connect) -> Non
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
-def test_a_body_that_is_too_long_is_refused(host: Host, connect: Connect, chunked: bool) -> None:
-    """Whether it says so beforehand or not."""
+def test_a_body_that_is_too_long_is_refused(
+    host: Host, connect: Connect, logged: Logged, chunked: bool
+) -> None:
+    """Whether it says so beforehand or not; the log names who has sent it."""
     server = host(max_body=1000)
     client = connect(server)
     client.send(post("/echo", b"x" * 1000))
@@ -259,6 +326,10 @@ def test_a_body_that_is_too_long_is_refused(host: Host, connect: Connect, chunke
     status = client.answer().status
     # Chunks are counted as the application reads them, which may be where they are refused.
     assert status in (400, 413, 500) if chunked else status == 413
+    if status == 413:
+        told = [message for level, message in logged if level >= 30]
+        assert len(told) == 1
+        assert told[0].startswith("Refused a request from 127.0.0.1: 413 ")
 
 
 def test_requests_are_served_at_the_same_time(

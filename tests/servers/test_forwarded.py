@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sitebus.errors import EX_CONFIG, BadNetwork
-from sitebus.servers import forwarded
-from sitebus.servers.forwarded import FOR, FORWARDED, HOST, PORT, PREFIX, PROTO, Answer, read
+from sitebus.servers import trusting
+from sitebus.servers.forwarded import Answer, read
+from sitebus.servers.trusting import FOR, FORWARDED, HOST, PORT, PREFIX, PROTO
 from sitebus.sockets.networks import Networks
 
 PROXY = "10.0.0.1"
@@ -24,7 +25,7 @@ TRUSTED = Networks(["10.0.0.0/8", "fd00::/8"])
 def believed(peer: str = PROXY, **headers: str) -> Answer:
     """Answer what is believed of headers whose names are written with underscores."""
     told = {name.lower().replace("_", "-"): value for name, value in headers.items()}
-    assert told.keys() <= set(forwarded.HEADERS)
+    assert told.keys() <= set(trusting.HEADERS)
     return read(peer, told, TRUSTED) or Answer()
 
 
@@ -385,7 +386,7 @@ ELEMENTS = (
     | NODES.map('host="{}";for=10.0.0.3'.format)
 )
 VALUES = st.lists(ELEMENTS, max_size=8).map(",".join) | st.text(LATIN)
-HEADERS = st.dictionaries(st.sampled_from(forwarded.HEADERS), VALUES)
+HEADERS = st.dictionaries(st.sampled_from(trusting.HEADERS), VALUES)
 
 
 def written(text: str) -> set[str]:
@@ -444,5 +445,5 @@ def test_what_only_a_client_writes_never_makes_it_somebody_else(forged: str) -> 
 
 def test_names_are_those_of_headers() -> None:
     """Lower case, as ASGI has them."""
-    assert {FORWARDED, FOR, PROTO, HOST, PORT, PREFIX} == set(forwarded.HEADERS)
-    assert all(name == name.lower() for name in forwarded.HEADERS)
+    assert {FORWARDED, FOR, PROTO, HOST, PORT, PREFIX} == set(trusting.HEADERS)
+    assert all(name == name.lower() for name in trusting.HEADERS)

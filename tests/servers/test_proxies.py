@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sitebus.asgi import CONNECTION, Receive, Scope, Send
 from sitebus.errors import BadNetwork, BadServerOption
 from sitebus.mounts import Site
-from sitebus.servers import forwarded
+from sitebus.servers import trusting
 from sitebus.servers.proxies import Connection, trusting_asgi, trusting_wsgi
 from tests.asgi_helpers import answer, request
 from tests.asgi_helpers import ask as ask_asgi
@@ -41,7 +41,7 @@ def seen_wsgi(
     headers: dict[str, str],
     peer: str = PROXY,
     trusted: Iterable[str] = TRUSTED,
-    believed: Iterable[str] = forwarded.HEADERS,
+    believed: Iterable[str] = trusting.HEADERS,
     **extra: Any,
 ) -> dict[str, Any]:
     """Answer the environ of an application behind the layer, whose own must stay as it was."""
@@ -389,7 +389,7 @@ def test_no_server_takes_an_underscore_for_a_hyphen(
 
 VALUES = st.sampled_from([CLIENT, VICTIM, PROXY, "https", "a.example:1", "/x", ",", '"', "443"])
 HEADERS = st.dictionaries(
-    st.sampled_from(forwarded.HEADERS),
+    st.sampled_from(trusting.HEADERS),
     st.lists(VALUES | st.text(st.characters(max_codepoint=255), max_size=5)).map("".join),
 )
 
@@ -428,4 +428,4 @@ def test_the_proxies_of_the_page_leave_no_header_to_clients(sign: str) -> None:
     blocks = re.split(r"^\.\. code-block:: \S+$", PAGE.read_text(), flags=re.MULTILINE)
     (block,) = [block for block in blocks if block.lstrip().startswith(sign)]
     code = re.split(r"^\S", block, maxsplit=1, flags=re.MULTILINE)[0]
-    assert headers_dealt_with(code) - {"connection", "host"} == set(forwarded.HEADERS)
+    assert headers_dealt_with(code) - {"connection", "host"} == set(trusting.HEADERS)

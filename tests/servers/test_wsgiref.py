@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ from sitebus.errors import BadServerOption, UnknownNativeOption
 from sitebus.process import Engine
 from sitebus.servers.tls import TLS
 from sitebus.servers.wsgiref import WsgirefServer
-from tests.helpers import wait_for
+from tests.helpers import environment, wait_for
 from tests.servers.client import Client, hello
 from tests.servers.conftest import Certificate, Logged
 
@@ -40,6 +42,30 @@ def everything(client: Client) -> bytes:
     while data := client.socket.recv(65536):
         received += data
     return received
+
+
+PRELOADED = """\
+import sys
+
+from sitebus.process import Engine
+from sitebus.servers import Faces
+from sitebus.servers.wsgiref import WsgirefServer
+
+faces = Faces(print, lambda: print, lambda: "asgi")
+WsgirefServer(Engine(), faces).preload()
+print(*sorted(name for name in sys.modules if name.startswith("sitebus.")))
+"""
+
+
+def test_who_forks_has_imported_what_is_between_it_and_its_applications() -> None:
+    """Each worker would import it again, and have it to itself."""
+    command = [sys.executable, "-c", PRELOADED]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert {
+        "sitebus.servers._wsgiref",
+        "sitebus.mounts.asgi",
+        "sitebus.bridges.asgi_under_wsgi",
+    } <= set(run.stdout.split())
 
 
 def test_no_application_sees_the_processs_environment(
