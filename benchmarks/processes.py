@@ -64,26 +64,35 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
-def _kilobytes(pid: int, field: bytes) -> int:
-    for line in _read(pid, "smaps_rollup").splitlines():
-        if line.startswith(field + b":"):
-            return int(line.split()[1])
+def kilobytes(rollup: bytes, field: str) -> int:
+    """Answer one field of what the kernel says of a process's memory; 0 if it is not there."""
+    for line in rollup.splitlines():
+        name, colon, value = line.partition(b":")
+        if colon and name == field.encode():
+            return int(value.split()[0])
     return 0
+
+
+def _memory(pids: Iterable[int], *fields: str) -> float:
+    """Answer the sum of *fields* over *pids*, in megabytes."""
+    rollups = [_read(pid, "smaps_rollup") for pid in pids]
+    return sum(kilobytes(each, field) for each in rollups for field in fields) / 1024
 
 
 def pss(pids: Iterable[int]) -> float:
     """Answer the megabytes that *pids* use together; what is shared counts by its shares."""
-    return sum(_kilobytes(pid, b"Pss") for pid in pids) / 1024
+    return _memory(pids, "Pss")
 
 
 def private(pids: Iterable[int]) -> float:
     """Answer the megabytes that only one of *pids* uses."""
-    return sum(_kilobytes(pid, b"Private_Dirty") for pid in pids) / 1024
+    # Whether it was written to does not matter: who else had it would share it.
+    return _memory(pids, "Private_Clean", "Private_Dirty")
 
 
 def resident(pid: int) -> float:
     """Answer the megabytes that a process has in use, shared or not."""
-    return _kilobytes(pid, b"Rss") / 1024
+    return _memory([pid], "Rss")
 
 
 def descriptors(pid: int) -> int:

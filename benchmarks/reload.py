@@ -1,16 +1,18 @@
 """From saving a file to the first answer of the new code, beside the reloaders people use.
 
-    python -m benchmarks.reload [ROUNDS]
+    python -m benchmarks.reload [ROUNDS] [NAME ...]
 
-Every contender serves the same application of three modules, once as it is and once with an import
-that takes a second. A client makes 20 new connections a second all the time; what is refused,
-reset, cut off or answered 5xx has failed. In three more rounds, which do not count for the median,
-a request of a second is under way when the file is saved. The floor is a fresh ``sitebus-serve``,
-from spawn to first answer.
+Every contender that is installed serves the same application of three modules: as it is, with an
+import of its own that takes a second, and with one that an installed package takes. A client makes
+20 new connections a second all the time; what is refused, reset, cut off or answered 5xx has
+failed, and the slowest answer is told. In three more rounds, which do not count for the median, a
+request of a second is under way when the file is saved. The floor is a fresh ``sitebus-serve``,
+from spawn to first answer. NAMEs choose the contenders whose names hold one of them.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import statistics
@@ -30,12 +32,15 @@ ROUNDS = 10
 UNDER_WAY = 3
 #: Seconds between two connections of the client that counts failures.
 EVERY = 0.05
+#: Where installed packages are, below a folder.
+PACKAGES = "lib/site-packages"
 #: How long a reload may take before it counts as none; seconds.
 PATIENCE = 12.0
 
 SITEAPP = """\
 import time
 
+import library
 import models
 import views
 
@@ -93,11 +98,22 @@ def contenders(port: int) -> dict[str, list[str]]:
     """Answer every command line, for one port."""
     python, bind = sys.executable, f"127.0.0.1:{port}"
     module = [python, "-m"]
-    return {
-        "sitebus --reload": [
-            *module, "sitebus", "--reload", "siteapp:application", "-b", bind, "-t", "10",
-            "--access-log", "off",
-        ],
+    ours = [
+        *module,
+        "sitebus",
+        "--reload",
+        "siteapp:application",
+        "-b",
+        bind,
+        "-t",
+        "10",
+        "--access-log",
+        "off",
+    ]
+    found = {
+        "sitebus --reload": ours,
+        "sitebus, warm": [*ours, "-o", "reload.warm=yes"],
+        "sitebus, one process": [*ours, "-o", "reload.supervised=no"],
         "CherryPy": [python, "cherry.py", str(port)],
         "hupper, waitress": [
             str(Path(python).with_name("hupper")), "-m", "waitress", f"--listen={bind}",
@@ -110,7 +126,18 @@ def contenders(port: int) -> dict[str, list[str]]:
         "gunicorn --reload": [
             *module, "gunicorn", "--reload", "--threads", "10", "-b", bind, "siteapp:application",
         ],
+        "gunicorn, inotify": [
+            *module, "gunicorn", "--reload", "--reload-engine", "inotify", "--threads", "10",
+            "-b", bind, "siteapp:application",
+        ],
     }  # fmt: skip
+    return {name: line for name, line in found.items() if _is_installed(name)}
+
+
+def _is_installed(contender: str) -> bool:
+    needed = {"gunicorn, inotify": ["gunicorn", "inotify"], "hupper, waitress": ["hupper"]}
+    names = needed.get(contender) or [contender.partition(" ")[0].strip(",").lower()]
+    return all(importlib.util.find_spec(name) for name in names)
 
 
 class Result(NamedTuple):
@@ -119,6 +146,7 @@ class Result(NamedTuple):
     latencies: list[float]
     failed: int
     asked: int
+    slowest: float
     under_way: int
 
 
@@ -155,6 +183,7 @@ class Visitor:
     def __init__(self, port: int) -> None:
         self.port = port
         self.failed = self.asked = 0
+        self.slowest = 0.0
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -165,8 +194,10 @@ class Visitor:
 
     def _ask(self) -> None:
         self.asked += 1
+        began = time.perf_counter()
         try:
             ask(self.port)
+            self.slowest = max(self.slowest, time.perf_counter() - began)
         except OSError:
             self.failed += 1
 
@@ -175,9 +206,17 @@ class Visitor:
         self._thread.join()
 
 
-def folder_for(seconds: float, path: Path) -> Path:
-    """Put the application into *path*, and what two contenders need to run it."""
+def folder_for(seconds: float, path: Path, library: float = 0.0) -> Path:
+    """Put the application into *path*, and what two contenders need to run it.
+
+    Args:
+        seconds: How long it takes to import.
+        path: Where it goes.
+        library: How long a package takes that it imports, and that is an installed one.
+    """
     (path / "siteapp.py").write_text(SITEAPP.replace("SECONDS", str(seconds)))
+    (path / PACKAGES).mkdir(parents=True, exist_ok=True)
+    (path / PACKAGES / "library.py").write_text(f"import time\n\ntime.sleep({library})\n")
     (path / "models.py").write_text("TABLES = ()\n")
     save(path, "0")
     (path / "cherry.py").write_text(CHERRYPY)
@@ -197,7 +236,7 @@ def started(command: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
         cwd=folder,
         env={
             **{k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
-            "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()]),
+            "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd(), str(folder / PACKAGES)]),
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -229,7 +268,7 @@ def measure(command: Sequence[str], folder: Path, port: int, rounds: int) -> Res
             visitor.leave()
     finally:
         end(child)
-    return Result(latencies, visitor.failed, visitor.asked, under_way)
+    return Result(latencies, visitor.failed, visitor.asked, visitor.slowest, under_way)
 
 
 def _rounds(folder: Path, port: int, rounds: int) -> tuple[list[float], int]:
@@ -280,28 +319,45 @@ def floor(folder: Path, port: int, rounds: int) -> float:
     return statistics.median(times[1:])  # the first one writes the bytecode
 
 
-def table(seconds: float, rounds: int, say: Callable[[str], None] = print) -> None:
-    """Measure and print every contender with one application."""
+def table(
+    seconds: float,
+    rounds: int,
+    say: Callable[[str], None] = print,
+    *,
+    library: float = 0.0,
+    names: Sequence[str] = (),
+) -> None:
+    """Measure and print every contender, or those of *names*, with one application."""
     port = free_port()
     with tempfile.TemporaryDirectory() as name:
-        folder = folder_for(seconds, Path(name))
+        folder = folder_for(seconds, Path(name), library)
         least = floor(folder, port, rounds)
-        say(f"imports for {seconds:g} s, {rounds} saves; floor {least:.3f} s")
-        say(f"{'':20} {'median':>8} {'/floor':>7} {'max':>7} {'failed':>11} {'under way':>10}")
+        told = f"imports for {seconds:g} s, and a package for {library:g} s"
+        say(f"{told}, {rounds} saves; floor {least:.3f} s")
+        say(
+            f"{'':20} {'median':>8} {'/floor':>7} {'max':>7} {'failed':>11} {'slowest':>8} "
+            f"{'under way':>10}"
+        )
         for contender, command in contenders(port).items():
+            if names and not any(each in contender for each in names):
+                continue
             found = measure(command, folder, port, rounds)
             median = statistics.median(found.latencies)
             say(
                 f"{contender:20} {median:7.3f}s {median / least:7.2f} {max(found.latencies):6.2f}s"
-                f" {found.failed:5}/{found.asked:<5} {found.under_way:5}/{UNDER_WAY}"
+                f" {found.failed:5}/{found.asked:<5} {found.slowest:7.3f}s"
+                f" {found.under_way:7}/{UNDER_WAY}"
             )
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    table(0, rounds)
+    names = sys.argv[2:]
+    table(0, rounds, names=names)
     print()
-    table(1, max(3, rounds // 2))
+    table(1, max(3, rounds // 2), names=names)
+    print()
+    table(0, max(3, rounds // 2), library=1, names=names)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""From spawning a process to its first answer, and from SIGTERM to its end, beside CherryPy.
+"""From spawning a process to its first answer, and from SIGTERM to its end, beside others.
 
     python -m benchmarks.startup
 
-Both serve one tiny application; they take turns, and the table holds medians.
+All serve one tiny application; they take turns, and the table holds medians. A site with a file has
+a control socket, as it has by default.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ APPLICATION = """\
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
     return [b"hello"]
+"""
+
+SITE = """\
+[server]
+bind = 127.0.0.1:{port}
+
+[mount /]
+app = hello:application
 """
 
 QUICKSTART = """\
@@ -81,6 +90,8 @@ def once(command: Sequence[str], folder: Path, port: int) -> tuple[float, float]
     # Installed packages have their bytecode; so shall the ones measured here.
     environ = {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
     began = time.perf_counter()
+    # The control socket is not to be found among those of this machine.
+    environ["XDG_RUNTIME_DIR"] = str(folder)
     child = subprocess.Popen(
         command, cwd=folder, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -113,6 +124,7 @@ def main() -> None:
     python = sys.executable
     contenders = {
         "sitebus-serve": [python, "-m", "sitebus", "hello:application", "-b", f"127.0.0.1:{port}"],
+        "sitebus-serve site.ini": [python, "-m", "sitebus", "site.ini"],
         "sitebus.quickstart": [python, "quick.py", str(port)],
         "bare cheroot": [python, "bare.py", str(port)],
         "CherryPy quickstart": [python, "cherry.py", str(port)],
@@ -121,6 +133,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "hello.py").write_text(APPLICATION)
+        (folder / "site.ini").write_text(SITE.format(port=port))
         (folder / "quick.py").write_text(QUICKSTART)
         (folder / "bare.py").write_text(BARE)
         (folder / "cherry.py").write_text(CHERRYPY)

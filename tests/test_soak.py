@@ -92,7 +92,8 @@ def test_a_soak_that_is_cut_short_leaves_nothing(number: int, tmp_path: Path) ->
         assert soak.wait() != os.EX_OK
 
     assert list(tmp_path.iterdir()) == []
-    assert site not in _processes()
+    # It may be any of the site's processes; what is left of an orphan is gone a moment later.
+    wait_for(lambda: site not in _processes(), what="the site to be gone")
 
 
 def _processes() -> set[str]:
@@ -126,7 +127,7 @@ def test_a_leak_is_found(
 
     assert any(each.startswith("descriptors grew") for each in soak.complaints)
     assert any("not swapped 0" in each for each in soak.complaints)
-    assert "logged 1 times: sitebus: help" in soak.complaints
+    assert any(each.startswith("logged ") and each.endswith(": help") for each in soak.complaints)
     assert "NOT well" in capsys.readouterr().out
     assert list(temporary.iterdir()) == []
 

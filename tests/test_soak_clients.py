@@ -6,15 +6,19 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.soak import applications, clients
-from benchmarks.soak.clients import Client, Load, New, Polite, Strict, Thoughtful
+from benchmarks.soak.clients import SECURE, Client, Load, New, Polite, Strict, Talker, Thoughtful
+from benchmarks.soak.site import certified
+from benchmarks.soak.talk import CLOSE, PING, TEXT, accepting, frame
 from benchmarks.soak.tally import Tally
 from benchmarks.soak.wire import Failure, Lost
 from sitebus.process import Engine
+from sitebus.servers import TLS
 from sitebus.servers.cheroot import CherootServer
 from sitebus.sockets.addresses import Address
 from tests.helpers import nothing_left, wait_for
@@ -303,6 +307,109 @@ def test_tallies_of_two_loads_add_up(serve: Start) -> None:
     assert total.failures == {Failure.WRONG: 6}
     assert len(total.examples) == 3
     assert total.longest > 0
+
+
+def talks(guest: socket.socket, texts: int, *last: bytes) -> None:
+    """Answer so many texts with the same, and then send *last*, frames of a WebSocket."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += guest.recv(4096)
+    key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
+    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += [f"Sec-WebSocket-Accept: {accepting(key)}", "", ""]
+    guest.sendall("\r\n".join(lines).encode())
+    for _ in range(texts):
+        guest.sendall(frame(PING, b"") + frame(TEXT, uttered(guest)))
+    for each in last:
+        guest.sendall(each)
+    while guest.recv(4096):  # its goodbye
+        pass
+
+
+def uttered(guest: socket.socket) -> bytes:
+    """Read frames up to a text, and answer that."""
+    while True:
+        first, length = guest.recv(2, socket.MSG_WAITALL)
+        mask = guest.recv(4, socket.MSG_WAITALL)
+        data = guest.recv(length & 127, socket.MSG_WAITALL)
+        if first & 15 == TEXT:
+            return bytes(a ^ mask[at % 4] for at, a in enumerate(data))
+
+
+def closing(code: int) -> bytes:
+    return frame(CLOSE, code.to_bytes(2) + b"bye")
+
+
+@pytest.mark.parametrize("code", [1001, 1012])
+def test_a_websocket_that_is_told_of_a_restart_is_no_loss(code: int, serve: Start) -> None:
+    """It connects again, which is counted: a site that never said so is found by that."""
+    tally = visit(Talker, serve(lambda guest: talks(guest, 2, closing(code))), times=9)
+
+    assert (tally.ok, tally.failed) == (6, 0), tally.examples
+    assert (tally.opened, tally.reopened) == (3, 2)
+
+
+def test_a_websocket_is_kept_while_the_server_says_nothing(serve: Start) -> None:
+    tally = visit(Talker, serve(lambda guest: talks(guest, 6)))
+
+    assert (tally.ok, tally.failed, tally.opened) == (6, 0, 1), tally.examples
+
+
+@pytest.mark.parametrize(
+    ("last", "failure"),
+    [
+        (closing(1011), Failure.WRONG),
+        (frame(CLOSE, b""), Failure.WRONG),
+        (frame(TEXT, b"somebody else's"), Failure.WRONG),
+    ],
+)
+def test_what_no_websocket_should_be_told_is_a_loss(
+    last: bytes, failure: Failure, serve: Start
+) -> None:
+    tally = visit(Talker, serve(lambda guest: talks(guest, 1, last)), times=2)
+
+    assert tally.ok == 1
+    assert set(tally.failures) == {failure}, tally.examples
+
+
+def test_a_websocket_that_ends_without_a_word_is_a_loss(serve: Start) -> None:
+    """A site that is killed, or forgets its WebSockets in a restart."""
+
+    def drops(guest: socket.socket) -> None:
+        with suppress(OSError):
+            talks(guest, 1)
+
+    def leaves(guest: socket.socket) -> None:
+        guest.settimeout(0.2)
+        drops(guest)
+
+    tally = visit(Talker, serve(leaves), times=2)
+
+    assert tally.ok == 1
+    assert set(tally.failures) <= {Failure.EOF_MIDWAY, Failure.RESET}, tally.examples
+    assert tally.failed == 1
+
+
+def test_a_server_without_websockets_is_a_loss(serve: Start) -> None:
+    assert visit(Talker, serve(echoes), times=1).failures == {Failure.WRONG: 1}
+
+
+@pytest.mark.slow
+def test_clients_of_tls_are_content_as_well(engine: Engine, tmp_path: Path) -> None:
+    """They check the certificate, and are told apart in reports."""
+    trust = certified(tmp_path)
+    tls = TLS(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server = CherootServer(engine, applications.wsgi, binds=["127.0.0.1:0"], tls=tls)
+    server.subscribe()
+    engine.start()
+
+    with Load(server.addresses, SECURE, tls=trust, manner="TLS, ") as load:
+        tallies = load.tallies.values()
+        wait_for(lambda: all(each.ok + each.own for each in tallies), 20, "all to be answered")
+
+    assert load.failed == 0, load.examples
+    assert {each.kind for each in tallies} == {f"TLS, {kind.kind}" for kind in SECURE}
+    assert visit(New, server.addresses[0], times=1).failed == 1
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """What the clients ask for, written twice: `wsgi` and `asgi` have the same pages.
 
 ``/echo`` answers the query string, ``/slow`` the same after 300 ms, ``/big`` as many bytes as
-`BIG` has, in pieces, and ``/upload`` the digest of what was sent.
+`BIG` has, in pieces, and ``/upload`` the digest of what was sent. Over a WebSocket, `asgi` answers
+each text with the same.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ async def asgi(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await live(receive, send)
         return
+    if scope["type"] == "websocket":
+        await _talk(receive, send)
+        return
     path = scope["path"].removeprefix(scope["root_path"])
     if path == "/upload":
         await reply(send, _digest([piece async for piece in _uploaded(receive)]))
@@ -66,6 +70,13 @@ async def reply(send: Send, body: bytes, status: HTTPStatus = HTTPStatus.OK) -> 
     """Answer with *body*, as an ASGI application does."""
     await send(_head(len(body), status))
     await send({"type": "http.response.body", "body": body})
+
+
+async def _talk(receive: Receive, send: Send) -> None:
+    await receive()  # somebody has connected
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
 
 
 async def _reply_big(send: Send) -> None:

@@ -10,6 +10,7 @@ stayed for; how its visit ends then is its own doing.
 from __future__ import annotations
 
 import hashlib
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from random import Random
 from typing import ClassVar, NamedTuple, Self
 
 from benchmarks.soak import applications
+from benchmarks.soak.talk import Farewell, Talk
 from benchmarks.soak.tally import Tally
 from benchmarks.soak.wire import PATIENCE, Answer, Connection, Failure, Lost
 from sitebus.sockets.addresses import Address
@@ -66,6 +68,7 @@ class World(NamedTuple):
         errands: What those in a hurry ask for.
         over: Set when they shall leave.
         patience: How long they wait for a byte.
+        tls: Whom they believe, if they come by TLS.
     """
 
     address: Address
@@ -73,6 +76,7 @@ class World(NamedTuple):
     errands: Sequence[Errand]
     over: threading.Event
     patience: float = PATIENCE
+    tls: ssl.SSLContext | None = None
 
 
 class Client:
@@ -107,9 +111,10 @@ class Client:
     def leave(self) -> None:
         """Close what is open."""
 
-    def connect(self, buffer: int = 0) -> Connection:
-        connection = Connection(self.world.address, self.world.patience, buffer)
-        self.tally.note_opened()
+    def connect(self, buffer: int = 0, *, again: bool = False) -> Connection:
+        world = self.world
+        connection = Connection(world.address, world.patience, buffer, world.tls)
+        self.tally.note_opened(again=again)
         return connection
 
     def errand(self) -> Wanted:
@@ -151,8 +156,7 @@ class Strict(Client):
     def ask(self, wanted: Wanted) -> None:
         with self.tally.answering():
             if self.connection is None:
-                self.connection = Connection(self.world.address, self.world.patience)
-                self.tally.note_opened(again=self._had_one)
+                self.connection = self.connect(again=self._had_one)
                 self._had_one = True
             self.connection.send(request(wanted.target))
             answer = self.connection.answer()
@@ -299,6 +303,61 @@ class Dawdler(Client):
         self.tally.note_own()
 
 
+class Talker(Client):
+    """A WebSocket for as long as the server says, on which each text must come back.
+
+    A server that leaves says so, and that it or another will be back; an end without a word is a
+    loss, whatever was under way.
+    """
+
+    kind = "websockets"
+    pace = 0.05
+    #: Going away, and service restart (RFC 6455, section 7.4.1, and its registry).
+    leaving = (1001, 1012)
+
+    def __init__(self, world: World, tally: Tally, seed: int) -> None:
+        super().__init__(world, tally, seed)
+        self.talk: Talk | None = None
+        self._had_one = False
+
+    def visit(self) -> None:
+        try:
+            self.exchange(f"{self.random.getrandbits(64):x}")
+        except Farewell as farewell:
+            self.leave()
+            if farewell.code not in self.leaving:
+                raise Lost(Failure.WRONG, f"closed with {farewell.code}") from None
+        except Lost:
+            self.leave()
+            raise
+
+    def exchange(self, text: str) -> None:
+        """Say something, and hear it back."""
+        with self.tally.answering():
+            if self.talk is None:
+                self.talk = self._begun()
+            elif self.talk.connection.is_readable:
+                raise Lost(Failure.WRONG, f"{self.talk.hear()!r:.100} out of the blue")
+            self.talk.say(text)
+            heard = self.talk.hear()
+            if heard != text:
+                raise Lost(Failure.WRONG, f"{heard!r:.100} to {text!r}")
+
+    def _begun(self) -> Talk:
+        connection = self.connect(again=self._had_one)
+        self._had_one = True
+        try:
+            return Talk(connection, f"{self.prefix()}/talk")
+        except Lost:
+            connection.close()
+            raise
+
+    def leave(self) -> None:
+        if self.talk is not None:
+            self.talk.close()
+            self.talk = None
+
+
 #: Who comes in a mixed load, and how many of them.
 MIXED: dict[type[Client], int] = {
     New: 4,
@@ -316,6 +375,12 @@ MIXED: dict[type[Client], int] = {
 }
 
 
+#: Who comes by TLS. Nobody who thinks for long: what is idle there cannot be handed over.
+SECURE: dict[type[Client], int] = {New: 2, Strict: 2, Unhurried: 1, SlowBody: 1, AbortedUpload: 1}
+#: Who talks over WebSockets.
+TALKING: dict[type[Client], int] = {Talker: 3}
+
+
 class Load:
     """Clients at work, from when it is entered until its block ends.
 
@@ -326,6 +391,8 @@ class Load:
         prefixes: Where `applications` are mounted.
         errands: What those in a hurry ask for; ``/echo`` of the applications, if nothing is said.
         patience: How long they wait for a byte, in seconds.
+        tls: Whom they believe, if they come by TLS.
+        manner: What is said of all of them in reports.
     """
 
     def __init__(
@@ -337,11 +404,13 @@ class Load:
         prefixes: Sequence[str] = ("",),
         errands: Sequence[Errand] = (),
         patience: float = PATIENCE,
+        tls: ssl.SSLContext | None = None,
+        manner: str = "",
     ) -> None:
-        self.tallies = {kind.kind: Tally(kind.kind) for kind in clients}
+        self.tallies = {kind.kind: Tally(f"{manner}{kind.kind}") for kind in clients}
         self._over = threading.Event()
         errands = errands or [echo(prefix) for prefix in prefixes]
-        worlds = [World(each, prefixes, errands, self._over, patience) for each in addresses]
+        worlds = [World(each, prefixes, errands, self._over, patience, tls) for each in addresses]
         self._visitors = [
             kind(world, self.tallies[kind.kind], seed := seed + 1)
             for kind, count in clients.items()

@@ -13,15 +13,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from benchmarks.soak.clients import MIXED, Client, Load, Unhurried
+from benchmarks.soak.clients import MIXED, SECURE, TALKING, Client, Load, Talker, Unhurried
 from benchmarks.soak.events import Operator
 from benchmarks.soak.site import PREFIXES, THREADS, NotDone, Site, Vitals
 from benchmarks.soak.tally import Tally
 from benchmarks.soak.wire import Failure
+from sitebus.sockets.addresses import Address
 
 #: Of all the time; in seconds at most, for the parts that only warm.
 _WARMING, _LONGEST_WARMING = 0.1, 15.0
@@ -39,6 +41,7 @@ _MORE_THREADS = 2
 _TAIL = 40
 #: So many different errors are shown that it has logged.
 _ERRORS = 5
+Clients = Mapping[type[Client], int]
 _COLUMNS = ("ok", "own", "p99 ms", "max ms", "opened", "reopened")
 
 
@@ -71,7 +74,7 @@ class Soak:
             said = site.said
         for tally in self.tallies.values():
             self.complaints += tally.examples
-        self.complaints += operator.complaints
+        self.complaints += [*operator.complaints, *self._unheard()]
         if "end" in self.vitals:
             self.complaints += growth(*(self.vitals[when] for when in ("start", "middle", "end")))
         self._report()
@@ -94,7 +97,13 @@ class Soak:
 
     def _warm(self, operator: Operator, seconds: float) -> None:
         # Pools of threads grow with what is asked at once: here more than they may ever have.
-        self._part(operator, _CROWDED, (), {Unhurried: THREADS}, PREFIXES[:1])
+        crowd = Load(
+            operator.site.addresses,
+            {Unhurried: THREADS},
+            seed=self.random.getrandbits(32),
+            prefixes=PREFIXES[:1],
+        )
+        self._part(operator, _CROWDED, loads=[crowd])
         self._part(operator, seconds)
 
     def _part(
@@ -102,32 +111,47 @@ class Soak:
         operator: Operator,
         seconds: float,
         events: Sequence[str] = (),
-        clients: Mapping[type[Client], int] = MIXED,
-        prefixes: Sequence[str] = PREFIXES,
+        loads: Sequence[Load] = (),
     ) -> None:
         end = time.monotonic() + seconds
-        site, coming = operator.site, operator.rounds(events)
-        load = Load(
-            site.addresses,
-            clients,
-            seed=self.random.getrandbits(32),
-            prefixes=prefixes,
-            errands=site.errands,
-        )
-        with self._counting(load), load:
+        coming = operator.rounds(events)
+        loads = loads or list(self._everybody(operator.site))
+        with ExitStack() as stack:
+            for load in loads:
+                stack.enter_context(self._counting(load))
+                stack.enter_context(load)
             while (left := end - time.monotonic()) > 0:
-                self._progress.show(load, self.events.total())
+                self._progress.show(loads, self.events.total())
                 time.sleep(min(left, self.random.uniform(*_PAUSE)))
                 if events and time.monotonic() < end:
                     operator.do(next(coming))
-        self._progress.note(load)
+        self._progress.note(loads)
+
+    def _everybody(self, site: Site) -> Iterator[Load]:
+        """Answer who asks at the same time: in the plain, by TLS, and over WebSockets."""
+
+        def load(addresses: Sequence[Address], who: Clients, **more: Any) -> Load:
+            return Load(addresses, who, seed=self.random.getrandbits(32), **more)
+
+        yield load(site.addresses, MIXED, prefixes=PREFIXES, errands=site.errands)
+        secure = {"tls": site.tls, "manner": "TLS, "}
+        yield load([site.secure], SECURE, prefixes=PREFIXES, errands=site.errands, **secure)
+        if site.talks:
+            yield load([site.tcp], TALKING, prefixes=PREFIXES[1:])
 
     @contextmanager
     def _counting(self, load: Load) -> Iterator[None]:
         yield
-        for kind, tally in load.tallies.items():
-            total = self.tallies.setdefault(kind, Tally(kind))
+        for tally in load.tallies.values():
+            total = self.tallies.setdefault(tally.kind, Tally(tally.kind))
             total += tally
+
+    def _unheard(self) -> Iterator[str]:
+        """Answer what WebSockets should have been told, and were not."""
+        talks = self.tallies.get(Talker.kind)
+        images = self.events["restart"] + self.events["code change"]
+        if talks is not None and images and not talks.reopened:
+            yield f"no WebSocket was told of {images} restarts"
 
     def _report(self) -> None:
         print(f"{self.adapter}: {self.seconds:g} s")
@@ -153,19 +177,21 @@ class Progress:
         self._ok = self._failed = 0
         self._is_shown = sys.stderr.isatty()
 
-    def show(self, load: Load, events: int) -> None:
+    def show(self, loads: Sequence[Load], events: int) -> None:
         if self._is_shown:
+            ok = self._ok + sum(load.ok for load in loads)
+            failed = self._failed + sum(load.failed for load in loads)
             text = (
                 f"{time.monotonic() - self._began:4.0f} s of {self.seconds:g}: "
-                f"{self._ok + load.ok} answered, {self._failed + load.failed} failed, "
+                f"{ok} answered, {failed} failed, "
                 f"{events} events"
             )
             print(f"\r{text:78}", end="", file=sys.stderr, flush=True)
 
-    def note(self, load: Load) -> None:
+    def note(self, loads: Sequence[Load]) -> None:
         """Add what a part of the soak has counted."""
-        self._ok += load.ok
-        self._failed += load.failed
+        self._ok += sum(load.ok for load in loads)
+        self._failed += sum(load.failed for load in loads)
 
     def clear(self) -> None:
         if self._is_shown:
@@ -200,6 +226,6 @@ def _row(tally: Tally) -> str:
 
 def _line(kind: str, cells: Sequence[object]) -> str:
     widths = (max(len(name), 6) + 2 for name in (*_COLUMNS, *Failure))
-    return f"{kind:20}" + "".join(
+    return f"{kind:23}" + "".join(
         f"{cell!s:>{width}}" for cell, width in zip(cells, widths, strict=True)
     )

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
+from benchmarks import processes
 from benchmarks.soak import clients
 from benchmarks.soak.wire import Answer, Connection
 from sitebus.servers import find
@@ -31,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 #: Where the applications are that clients know: WSGI, ASGI.
 PREFIXES = ("/wsgi", "/asgi")
 THREADS = 30
+#: Fewer than there are clients of TLS, so that all of them have been made before one looks.
+_FEW = 4
 #: How long the site may take for anything that is asked of it; in seconds.
 PATIENCE = 60.0
 #: How often one looks who has to look.
@@ -47,6 +51,14 @@ adapter = {adapter}
 bind = 127.0.0.1:0 unix:site.sock
 threads = {threads}
 linger = {linger}
+
+[server secure]
+adapter = {adapter}
+bind = 127.0.0.2:0
+tls_cert = cert.pem
+tls_key = key.pem
+threads = {few}
+linger = 1s
 
 [mount /wsgi]
 app = front:wsgi
@@ -123,7 +135,7 @@ _PAGE = "A page that never changes.\n" * 100
 
 
 class Vitals(NamedTuple):
-    """What the serving process has of the system, at rest."""
+    """What the site has of the system at rest, in all its processes."""
 
     descriptors: int
     threads: int
@@ -132,11 +144,19 @@ class Vitals(NamedTuple):
 
     @classmethod
     def of(cls, pid: int) -> Vitals:
+        """Look at a process and all that have come of it."""
+        found = [cls._of_one(each) for each in (pid, *processes.descendants(pid))]
+        return cls(*map(sum, zip(*found, strict=True)))
+
+    @classmethod
+    def _of_one(cls, pid: int) -> Self:
         folder = Path(f"/proc/{pid}")
-        resident = re.search(r"^VmRSS:\s*(\d+)", (folder / "status").read_text(), re.MULTILINE)
-        assert resident is not None
-        fds, tasks = (len(os.listdir(folder / part)) for part in ("fd", "task"))
-        return cls(fds, tasks, int(resident[1]))
+        try:
+            fds, tasks = (len(os.listdir(folder / part)) for part in ("fd", "task"))
+            resident = re.search(r"^VmRSS:\s*(\d+)", (folder / "status").read_text(), re.MULTILINE)
+        except OSError:
+            return cls(0, 0, 0)  # it has just ended
+        return cls(fds, tasks, int(resident[1]) if resident else 0)
 
 
 class NotDone(Exception):
@@ -157,15 +177,19 @@ class Site:
         self.version = 0
         server = find(adapter)
         assert issubclass(server, SiteServer)
+        #: Whether there are WebSockets.
+        self.talks = server.abilities.websocket
         # Where idle connections cannot be handed over, they must be waited for.
         linger = 0.2 if server.abilities.hand_over else clients.THOUGHT + 0.5
         (folder / "files").mkdir()
         (folder / "files" / "page.txt").write_text(_PAGE)
         (folder / "front.py").write_text(FRONT)
         (folder / "site.ini").write_text(
-            _INI.format(adapter=adapter, threads=THREADS, linger=linger, root=ROOT)
+            _INI.format(adapter=adapter, threads=THREADS, few=_FEW, linger=linger, root=ROOT)
         )
         self.release("0")
+        #: Whom clients of TLS believe.
+        self.tls = certified(folder)
 
     def __enter__(self) -> Self:
         with self.printed.open("wb") as output:
@@ -180,20 +204,23 @@ class Site:
                 start_new_session=True,
             )
         try:
-            port = self.wait_for(self._port, "say where it serves")
+            port, secure = self.wait_for(self._ports, "say where it serves")
         except BaseException:
             self.close()
             raise
         self.tcp = Address("tcp", "127.0.0.1", port)
+        self.secure = Address("tcp", "127.0.0.2", secure)
         self.addresses = self.tcp, Address.parse(f"unix:{self.folder}/site.sock")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _port(self) -> int:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
-        return int(found[1]) if found else 0
+    def _ports(self) -> list[int]:
+        """Answer where it serves, without TLS and with it, as soon as it says both."""
+        said = self.said
+        found = [re.search(rf"{each}:(\d+)", said) for each in ("//127.0.0.1", "//127.0.0.2")]
+        return [int(each[1]) for each in found if each] if all(found) else []
 
     @property
     def said(self) -> str:
@@ -292,6 +319,17 @@ class Site:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def certified(folder: Path) -> ssl.SSLContext:
+    """Make ``cert.pem`` and ``key.pem`` for localhost; answer whom to believe in them."""
+    certificate = folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    command += ["-addext", "subjectAltName=DNS:localhost"]
+    command += ["-keyout", str(folder / "key.pem"), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return ssl.create_default_context(cafile=str(certificate))
 
 
 def _always(wanted: clients.Wanted) -> clients.Errand:

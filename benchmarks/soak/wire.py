@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import selectors
 import socket
+import ssl
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
@@ -68,9 +69,16 @@ class Connection:
         address: Where to.
         patience: The longest wait for a byte, in seconds.
         buffer: The size of the kernel's receive buffer, if that matters.
+        tls: Whom to believe, if the connection is to be one of TLS.
     """
 
-    def __init__(self, address: Address, patience: float = PATIENCE, buffer: int = 0) -> None:
+    def __init__(
+        self,
+        address: Address,
+        patience: float = PATIENCE,
+        buffer: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         family = socket.AF_UNIX if address.kind == "unix" else socket.AF_INET
         self.answered = 0
         self._received = b""
@@ -91,6 +99,15 @@ class Connection:
         self.socket.settimeout(patience)
         if family == socket.AF_INET:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self._secure(tls)
+
+    def _secure(self, tls: ssl.SSLContext) -> None:
+        try:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+        except OSError as error:
+            self.close()
+            raise self._lost(error, "shaking hands") from error
 
     def send(self, data: bytes) -> None:
         try:
@@ -117,7 +134,7 @@ class Connection:
             code = rest[:3]
             if not (version.startswith("HTTP/1.") and code.isdigit()):
                 raise Lost(Failure.WRONG, f"began with {lines[0]!r:.100}")
-            if code[0] != "1":
+            if code[0] != "1" or code == "101":
                 pairs = (line.partition(":") for line in lines[1:])
                 return int(code), {name.lower(): value.strip() for name, _, value in pairs}
 
@@ -223,4 +240,6 @@ def _failure(error: OSError) -> Failure:
         return Failure.TIMEOUT
     if isinstance(error, ConnectionError) and error.errno != errno.ECONNREFUSED:
         return Failure.RESET
+    if isinstance(error, ssl.SSLError):
+        return Failure.RESET  # in the middle of what both had agreed on
     return Failure.REFUSED
