@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sitebus import references
@@ -33,8 +33,8 @@ _INTERFACES: dict[str, Interface] = {
     "wsgi": "wsgi", "asgi": "asgi3", "asgi3": "asgi3", "asgi2": "asgi2", "factory": "factory",
 }  # fmt: skip
 
-#: What we make ourselves, which is WSGI.
-_OWN = ("static", "redirect")
+#: What we make ourselves, or have PasteDeploy make, which is WSGI.
+_OWN = ("static", "redirect", "paste")
 
 _BLOCK = 1 << 16
 
@@ -71,16 +71,18 @@ def examine(
     directory: str | os.PathLike[str] = "",
     said: Interface | None = None,
     factory: bool = False,
+    variables: Mapping[str, str] = {},
 ) -> Target:
     """Open the application that *text* means, and tell what it is.
 
     Args:
         text: ``module:attr``, ``file.py:attr``, either behind ``wsgi:``, ``asgi:`` or ``factory:``;
-            ``static:FOLDER``; ``redirect:URL`` or ``redirect:301 URL``.
+            ``static:FOLDER``; ``redirect:URL`` or ``redirect:301 URL``; ``paste:FILE.ini#NAME``.
         directory: The folder that relative files and folders are relative to.
         said: What the application is, as if the text said so too. That it is a ``factory`` is not
             the interface of what the factory makes: that is looked at.
         factory: What the text names is called, and what that answers is the application.
+        variables: Values for the ``%(NAME)s`` in a PasteDeploy file.
 
     Raises:
         BadReference: The text is nothing of that, or something else was said beside it.
@@ -97,6 +99,11 @@ def examine(
         return Target(text, _static(text, rest, directory), Detected("wsgi", "static files"))
     if scheme == "redirect":
         return Target(text, _redirect(text, rest), Detected("wsgi", "redirect"))
+    if scheme == "paste":
+        from sitebus.paste.applications import load
+
+        app = load(text, rest, directory, variables)
+        return Target(text, app, detect(app, "wsgi", reference=text))
     return _examine_reference(text, rest, directory, said, factory)
 
 

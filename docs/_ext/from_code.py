@@ -295,7 +295,7 @@ class CommandLine(Generated):
     """The arguments of ``sitebus-serve``, from its parser."""
 
     def text(self) -> str:
-        from sitebus.cli.arguments import build_parser
+        from sitebus.cli.flags import build_parser
 
         parser = build_parser()
         usage = parser.format_usage().removeprefix("usage: ").strip()

@@ -39,6 +39,7 @@ from sitebus.errors import (
     Unreachable,
 )
 from sitebus.interfaces import describe
+from sitebus.plugins.guests import GuestEngines
 from sitebus.plugins.threads import ThreadManager
 from sitebus.process import Engine
 from sitebus.servers import SiteServer
@@ -119,12 +120,15 @@ class Role(NamedTuple):
         built_in: the plugins of ours that it may have.
         supervised: whether a supervisor looks after changes of its code, and tells of its health.
         around: puts something between the servers and the site.
+        lenient: whether a site that is reloaded is served even if it does not load: visitors are
+            shown why. Otherwise somebody else serves, and this process ends.
     """
 
     bridge: Callable[[Configuration, Engine], LogBridge] = parts.bridge
     built_in: Collection[str] = shelf.BUILT_IN
     supervised: bool = False
     around: Callable[[servers.Faces], servers.Faces] = lambda faces: faces
+    lenient: bool = True
 
 
 #: The one process of a site that has no others.
@@ -155,11 +159,18 @@ class Assembly:
         self.began = time.time_ns()
         #: What visitors see of reloads, where the site is reloaded when it changes.
         self.face: Face | None = None
+        #: Told of what of the user's own has failed.
+        self.refuse: Callable[[Exception], object] = self.call_off
         self.servers: tuple[ServerAdapter, ...] = ()
         self.plugins: tuple[Any, ...] = ()
         #: The plugins that are the user's own.
         self.added: tuple[Any, ...] = ()
         self._subscribed: list[Any] = []
+
+    @property
+    def shows(self) -> bool:
+        """Whether visitors are shown what keeps the site from starting."""
+        return self.face is not None and self.role.lenient
 
     @contextmanager
     def loading(self) -> Iterator[None]:
@@ -171,7 +182,7 @@ class Assembly:
         try:
             yield
         except SitebusError as error:
-            waits = self.face is not None or self.engine.trying
+            waits = self.shows or self.engine.trying
             if not waits or _is_interrupt(error):
                 raise
             self.flaw = self.flaw or error
@@ -267,7 +278,7 @@ class Assembly:
 
     def _start(self) -> None:
         try:
-            self.engine.start(stay=self.face is not None and bool(self.added))
+            self.engine.start(stay=self.shows and bool(self.added))
         except Exception as error:
             if self.engine.state != self.engine.machine.resting:
                 raise
@@ -340,8 +351,7 @@ def assemble(
     assembly = Assembly(configuration, engine, site, role)
     prepare(configuration)
     try:
-        if not role.supervised:
-            assembly.face = parts.face(configuration, engine, site)
+        assembly.face = parts.face(configuration, engine, site)
         with assembly.loading():
             parts.log_handlers(configuration)
         if assembly.flaw is not None:
@@ -363,13 +373,17 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     yield from parts.logging(configuration, engine, assembly.site)
     yield assembly.bridge
     startup = Startup(engine, assembly)
+    assembly.refuse = startup.refuse
     yield startup
     yield LifespanKeeper(engine, assembly.site, startup.refuse, startup.accept)
+    yield GuestEngines(engine, assembly.site, startup.refuse)
     if not engine.trying:
         told, supervised = configuration.one("health"), assembly.role.supervised
         yield from watching.plugins(engine, told, assembly.site, worker=supervised)
     if assembly.face is not None and not engine.trying:
-        yield from parts.reloading(configuration, engine, assembly.face)
+        yield from parts.reloading(
+            configuration, engine, assembly.face, watching=not assembly.role.supervised
+        )
     if not engine.trying:
         yield ThreadManager(engine)
     yield from parts.built_in_plugins(configuration, engine, assembly.role.built_in)
@@ -408,6 +422,7 @@ def _faces(assembly: Assembly) -> servers.Faces:
     crossing.patience = max(settings["timeout"] for settings in told)
     crossing.min_rate = min(settings.get("min_rate", 0) for settings in told)
     if face is not None:
-        return servers.Faces(face, lambda: face.asgi, site.speech)
-    plain = servers.Faces(watched, lambda: site.plain_asgi, site.speech)
-    return assembly.role.around(plain)
+        shown = servers.Faces(face, lambda: face.asgi, site.speech)
+    else:
+        shown = servers.Faces(watched, lambda: site.plain_asgi, site.speech)
+    return assembly.role.around(shown)

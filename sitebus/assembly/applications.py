@@ -56,6 +56,7 @@ def open_application(configuration: Configuration, settings: Settings) -> Target
         directory=settings.value("app").directory,
         said=said,
         factory=settings["factory"],
+        variables=configuration.variables,
     )
 
 

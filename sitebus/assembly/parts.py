@@ -164,7 +164,7 @@ def log_handlers(configuration: Configuration) -> None:
     if file is None:
         plain_log_handlers(configuration)
     else:
-        logs.configure_by_file(file)
+        logs.configure_by_file(file, configuration.variables)
 
 
 def plain_log_handlers(configuration: Configuration) -> None:
@@ -222,26 +222,35 @@ def face(configuration: Configuration, engine: Engine, site: Site) -> Face | Non
     )
 
 
-def reloading(configuration: Configuration, engine: Engine, face: Face) -> Iterator[Plugin]:
-    """Make the plugins that reload the site, and show how that goes."""
-    from sitebus.plugins.autoreload import Autoreloader
+def reloading(
+    configuration: Configuration, engine: Engine, face: Face, *, watching: bool = True
+) -> Iterator[Plugin]:
+    """Make the plugins that reload the site, unless others watch it, and show how that goes."""
     from sitebus.plugins.showing import ReloadFace
+
+    if watching:
+        from sitebus.plugins.autoreload import Autoreloader
+
+        yield Autoreloader(engine, **reloader_settings(configuration, engine))
+    yield ReloadFace(engine, face)
+
+
+def reloader_settings(configuration: Configuration, engine: Engine) -> dict[str, Any]:
+    """Answer what a reloader is told, after having named the configuration's files to it."""
     from sitebus.reload.sources import started
 
     told = configuration.one("reload")
     engine.autoreload.files.update(configuration.files)
     if configuration.logging["config"] is not None:
         engine.autoreload.files.add(str(configuration.logging["config"]))
-    yield Autoreloader(
-        engine,
-        told["interval"],
-        watch=told["watch"],
-        ignore=told["ignore"],
-        force_polling=told["force_polling"],
-        debounce=told["debounce"],
-        since=started(),
-    )
-    yield ReloadFace(engine, face)
+    return {
+        "frequency": told["interval"],
+        "watch": told["watch"],
+        "ignore": told["ignore"],
+        "force_polling": told["force_polling"],
+        "debounce": told["debounce"],
+        "since": started(),
+    }
 
 
 def actions(configuration: Configuration) -> dict[str, str]:

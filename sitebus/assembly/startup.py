@@ -75,12 +75,13 @@ class Startup(Plugin):
 
     def refuse(self, error: Exception) -> None:
         """Call the start off because of the user's own code, or show why nothing is served."""
-        if self.assembly.face is None:
+        face = self.assembly.face
+        if face is None or not self.assembly.shows:
             if isinstance(error, LifespanFailed) and error.traceback_text:
                 self.bus.log(error.traceback_text, ERROR)
             self._call_off(error)
         else:
-            self._show(error, self.assembly.face)
+            self._show(error, face)
 
     def accept(self) -> None:
         """Show the site again: what kept it from starting is mended."""

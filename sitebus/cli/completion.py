@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sitebus.cli.arguments import actions
+from sitebus.cli.flags import actions
 
 _BASH = """\
 _{name}() {{

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sitebus import trial
-from sitebus.cli import streams
-from sitebus.cli.arguments import Arguments, build_parser, parse
+from sitebus.cli import collector, streams
+from sitebus.cli.arguments import Arguments, parse
 from sitebus.cli.console import Console, table, wants_colour
 from sitebus.cli.reports import PROGRAM, report
-from sitebus.config import Configuration
+from sitebus.config import Configuration, Problem
 from sitebus.errors import (
     CannotPrint,
     CannotRead,
@@ -27,6 +28,7 @@ from sitebus.errors import (
     SitebusError,
     UsageError,
 )
+from sitebus.listeners import WARNING
 
 if TYPE_CHECKING:
     from sitebus.workers.launch import Launch
@@ -70,6 +72,8 @@ def _run(arguments: Arguments) -> int:
 
 def _about(arguments: Arguments) -> int:
     """Answer what needs no configuration."""
+    from sitebus.cli.flags import build_parser
+
     parser = build_parser()
     if arguments.options.help:
         _print(parser.format_help())
@@ -148,6 +152,8 @@ def _list_mounts(arguments: Arguments, configuration: Configuration) -> int:
 
 def _check(arguments: Arguments, configuration: Configuration) -> int:
     _require_mounts(configuration)
+    for note in configuration.notes:
+        _print(str(note))
     name = str(configuration.path or "the command line")
     if arguments.options.check != "import":
         _print(f"{name}: no mistakes")
@@ -179,7 +185,8 @@ def _require_mounts(configuration: Configuration) -> None:
             "nothing to serve: name a site.ini, or an application such as module:app; "
             f"see {PROGRAM} --help"
         )
-    raise ConfigErrors([f"{configuration.path}: nothing is mounted; add a [mount /] with an app"])
+    nothing = f"{configuration.path}: nothing is mounted; add a [mount /] with an app"
+    raise ConfigErrors([nothing] if configuration.mounts else configuration.notes or [nothing])
 
 
 def _serve(arguments: Arguments, configuration: Configuration) -> int:
@@ -190,7 +197,22 @@ def _serve(arguments: Arguments, configuration: Configuration) -> int:
     options = arguments.options
     console = Console(sys.stderr, wants_colour(sys.stderr, options.color))
     shown = None if options.quiet else console
-    return run(PROGRAM, configuration, engine, site, shown, _launch(arguments))
+    others = configuration.one("workers")["count"] or configuration.one("reload")["enabled"]
+    launch = _launch(arguments) if others else None
+    tell = partial(_tell, configuration.notes, engine.log)
+    if configuration.notes:
+        engine.subscribe("start", tell)
+    try:
+        with collector.at_rest(engine):
+            return run(PROGRAM, configuration, engine, site, shown, launch)
+    finally:
+        engine.unsubscribe("start", tell)
+
+
+def _tell(notes: Iterable[Problem], log: Callable[[str, int], object]) -> None:
+    """Log what of the configuration is ignored."""
+    for note in notes:
+        log(str(note), WARNING)
 
 
 def _launch(arguments: Arguments) -> Launch:

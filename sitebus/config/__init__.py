@@ -14,7 +14,7 @@ from sitebus.config.configuration import (
     Value,
 )
 from sitebus.config.core import TABLE
-from sitebus.config.drafts import Override
+from sitebus.config.drafts import VARIABLES, Override
 from sitebus.config.headings import parse_place
 from sitebus.config.options import Option, Section, Table
 from sitebus.config.reader import read
@@ -23,6 +23,7 @@ from sitebus.config.texts import masked
 __all__ = [
     "DEFAULT",
     "TABLE",
+    "VARIABLES",
     "Configuration",
     "Option",
     "Origin",

@@ -172,14 +172,18 @@ class Configuration:
         directory: where it is, or the current directory.
         all: the settings of every heading.
         files: every file that was read.
+        notes: what is to be told of them, and no mistake.
+        variables: values for the ``%(NAME)s`` in a PasteDeploy file.
     """
 
-    __slots__ = ("_by_kind", "all", "directory", "files", "path")
+    __slots__ = ("_by_kind", "all", "directory", "files", "notes", "path", "variables")
 
     path: Path | None
     directory: Path
     all: tuple[Settings, ...]
     files: tuple[str, ...]
+    notes: tuple[Problem, ...]
+    variables: Mapping[str, str]
     _by_kind: dict[str, list[Settings]]
 
     def __init__(
@@ -188,6 +192,8 @@ class Configuration:
         directory: Path,
         settings: Iterable[Settings],
         files: Iterable[str] = (),
+        notes: Iterable[Problem] = (),
+        variables: Mapping[str, str] = {},
     ) -> None:
         by_kind: dict[str, list[Settings]] = {}
         for each in settings:
@@ -197,6 +203,8 @@ class Configuration:
         put(self, "directory", directory)
         put(self, "all", tuple(each for group in by_kind.values() for each in group))
         put(self, "files", tuple(files))
+        put(self, "notes", tuple(notes))
+        put(self, "variables", MappingProxyType(dict(variables)))
         put(self, "_by_kind", by_kind)
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -144,7 +144,8 @@ MOUNT = Section(
             "app",
             TEXT,
             None,
-            "what answers: module:name, file.py:name, app:NAME, static:DIRECTORY or redirect:URL.",
+            "what answers: module:name, file.py:name, app:NAME, static:DIRECTORY, redirect:URL or "
+            "paste:FILE.ini#NAME.",
             required=True,
         ),
         Option("name", NAME, None, "Its name in access logs; the prefix if unset."),
@@ -274,6 +275,20 @@ RELOAD = Section(
             "debounce", Duration(0.01, 5.0), 0.05, "How long files must be quiet before a restart."
         ),
         Option("try_timeout", Duration(0.1), 60.0, "How long the trial of new code may take."),
+        Option(
+            "supervised",
+            BOOLEAN,
+            True,
+            "Replace worker processes, where there can be any; otherwise the one process runs "
+            "itself again.",
+        ),
+        Option(
+            "warm",
+            BOOLEAN,
+            False,
+            "Keep what is imported from outside of the project, so that only that is imported "
+            "again.",
+        ),
     ),
     "Restart when code changes, if the new code works.",
 )
@@ -363,13 +378,11 @@ def _proxied_where_bound(configuration: Configuration) -> Iterator[Problem]:
 
 
 def _one_server_each(configuration: Configuration) -> Iterator[Problem]:
-    """No two servers listen on one address; port 0 is another one each time."""
+    """No two servers listen on one address; nor on any free port, which both would find again."""
     holders: dict[Address, Settings] = {}
     for server in configuration.servers:
         for address in server.get("bind", ()):
             other = holders.setdefault(address, server)
-            if address.kind == "tcp" and address.port == 0:
-                continue
             if other is server:
                 continue
             value = server.value("bind")
@@ -397,11 +410,23 @@ def _browsers_in_development(configuration: Configuration) -> Iterator[Problem]:
 
 
 def _reloaded_alone(configuration: Configuration) -> Iterator[Problem]:
-    """What watches the code restarts one process; workers are replaced."""
-    workers = configuration.one("workers").get("count")
-    if workers and configuration.one("reload").get("enabled"):
-        message = "count: with [reload] there is one process; leave it at 0, or reload by a roll"
-        yield Problem(configuration.one("workers").value("count").origin, message)
+    """A process that runs itself again has no workers, nor anything that outlives its code."""
+    reload, workers = configuration.one("reload"), configuration.one("workers")
+    if not reload.get("enabled"):
+        return
+    if workers.get("preload"):
+        message = (
+            "preload: with [reload] each worker imports; leave it out, or say warm = yes there"
+        )
+        yield Problem(workers.value("preload").origin, message)
+    if reload.get("supervised"):
+        return
+    if workers.get("count"):
+        message = "count: with supervised = no in [reload] there is one process; leave one out"
+        yield Problem(workers.value("count").origin, message)
+    if reload.get("warm"):
+        message = "warm: with supervised = no all is imported again; leave one of them out"
+        yield Problem(reload.value("warm").origin, message)
 
 
 def _not_preloaded_by_root(configuration: Configuration) -> Iterator[Problem]:

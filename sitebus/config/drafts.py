@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 #: ``SITEBUS_SERVER_ADMIN__THREADS`` that of ``[server admin]``; other variables mean nothing here.
 PREFIX = "SITEBUS_"
 
+#: What an override's section is that has a value for the ``%(NAME)s`` in a PasteDeploy file.
+VARIABLES = "paste"
+_NO_VARIABLES = (
+    "NAME=VALUE is for a PasteDeploy file; an application's path has a slash, as /wiki=wiki:app"
+)
+
 
 class Override(NamedTuple):
     """A setting from the command line.
@@ -85,21 +91,26 @@ class Drafts:
         #: Headings that are wrong themselves: what stands below them is checked all the same.
         self.stray: list[Draft] = []
         self.files: list[str] = []
+        #: What is to be told of the files, and no mistake.
+        self.notes: list[Problem] = []
 
     def problem(self, origin: Origin, message: str) -> None:
         self.problems.append(Problem(origin, message))
 
-    def gather(self, path: Path) -> None:
+    def gather(self, path: Path, variables: Mapping[str, str] = {}) -> bool:
+        """Take what a file says; tell whether it is PasteDeploy's, and heeds *variables*."""
         # Reading files takes regexes and more, which a site without one need not wait for.
         from sitebus.config.sources import Sources
 
-        sources = Sources(self.environ)
+        sources = Sources(self.environ, variables)
         sources.read(path)
         self.problems += sources.problems
+        self.notes += sources.notes
         self.directory = path.absolute().parent
         for source in sources.files:
             self.files.append(source.name)
             self._gather_one(source)
+        return sources.is_paste
 
     def _gather_one(self, source: Source) -> None:
         from sitebus.config.tokens import Heading, Mistake
@@ -192,6 +203,9 @@ class Drafts:
     def overlay(self, overrides: Iterable[Override]) -> None:
         for override in overrides:
             origin = Origin("command line", detail=override.flag)
+            if override.section == VARIABLES:
+                self.problem(origin, _NO_VARIABLES)
+                continue
             kind, name, key = self._split(override)
             if override.section.strip().endswith("."):
                 self.problem(origin, f"nothing follows the dot of {short(override.section)}")

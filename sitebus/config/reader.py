@@ -17,6 +17,7 @@ from pathlib import Path
 from sitebus.config import core
 from sitebus.config.configuration import DEFAULT, Configuration, Problem, Settings, Value
 from sitebus.config.drafts import (
+    VARIABLES,
     Draft,
     Drafts,
     Entry,
@@ -58,25 +59,27 @@ def read(
 
     Raises:
         CannotRead: the file is not there.
-        ForeignFile: it is another program's.
+        ForeignFile: it could be another program's, or is, and that makes no sense of it.
         ConfigErrors: it was read, and this is all that is wrong with it.
     """
     environ = os.environ if environ is None else environ
     drafts = Drafts(core.TABLE if table is None else table, environ)
     file = None if path is None else Path(path)
-    if file is not None:
-        drafts.gather(file)
+    given = tuple(overrides)
+    variables = {each.key: each.text for each in given if each.section == VARIABLES}
+    is_paste = file is not None and drafts.gather(file, variables)
     drafts.overlay_environment()
-    drafts.overlay(overrides)
+    drafts.overlay(each for each in given if each.section != VARIABLES or not is_paste)
     drafts.complete()
-    return _Reader(drafts).finish(file)
+    return _Reader(drafts, variables).finish(file)
 
 
 class _Reader:
     """One reading of what was gathered."""
 
-    def __init__(self, drafts: Drafts) -> None:
+    def __init__(self, drafts: Drafts, variables: Mapping[str, str]) -> None:
         self.drafts = drafts
+        self.variables = variables
         self.problem = drafts.problem
         self._values: dict[_Place, Value | None] = {}
         #: None for what could not be expanded, which was told.
@@ -92,7 +95,9 @@ class _Reader:
         order = {kind: number for number, kind in enumerate(self.drafts.table.kinds)}
         settings.sort(key=lambda each: order[each.section.kind])
         files = [str(Path(name).absolute()) for name in self.drafts.files]
-        configuration = Configuration(path, self.drafts.directory, settings, files)
+        configuration = Configuration(
+            path, self.drafts.directory, settings, files, self.drafts.notes, self.variables
+        )
         for check in core.CHECKS:
             problems.extend(check(configuration))
         if problems:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from sitebus.config import paste
 from sitebus.config.configuration import Origin, Problem
 from sitebus.config.interpolation import CannotExpand, Expanded, Scope, expand
 from sitebus.config.kinds import split
@@ -21,8 +22,6 @@ from sitebus.errors import CannotRead, ForeignFile, MayNotRead
 LIMIT = 16 << 20
 
 _NO_FILE = "there is no such file"
-#: What headings begin with in the files of PasteDeploy, up to the colon.
-_PASTE = ("app", "composite", "pipeline", "filter", "filter-app", "server", "application")
 
 
 class Source(NamedTuple):
@@ -34,10 +33,18 @@ class Source(NamedTuple):
 
 
 class Sources:
-    """The files that were read, in order, and what was wrong with reading them."""
+    """The files that were read, in order, and what was wrong with reading them.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    Attributes:
+        is_paste: the file that was named is PasteDeploy's.
+        notes: what is to be told of the files, and no mistake.
+    """
+
+    def __init__(self, environ: Mapping[str, str], variables: Mapping[str, str] = {}) -> None:
         self.environ = environ
+        self.variables = variables
+        self.is_paste = False
+        self.notes: list[Problem] = []
         self.files: list[Source] = []
         self.problems: list[Problem] = []
         self._seen: dict[Path, Origin] = {}
@@ -47,7 +54,8 @@ class Sources:
 
         Raises:
             CannotRead: it is not there, or not a file that can be read.
-            ForeignFile: it is a file of another program's.
+            ForeignFile: it could be a file of another program's, or includes one, or is one that
+                its program makes no sense of.
         """
         self._add(path, _bytes(path), Origin("command line"))
 
@@ -59,11 +67,25 @@ class Sources:
         except UnicodeDecodeError as error:
             self.problems.append(_not_text(name, data, error))
             return
-        _refuse_foreign(name, tokens)
+        found = paste.sign(tokens)
+        if found is not None:
+            if origin.line:
+                raise ForeignFile(name, *found)
+            self._translate(path, name, tokens)
+            return
         source = Source(name, path.absolute().parent, tokens)
         self.files.append(source)
         for setting in _includes(tokens):
             self._include(source, setting)
+
+    def _translate(self, path: Path, name: str, tokens: tuple[Token, ...]) -> None:
+        paste.refuse_mixture(name, tokens)
+        said = paste.translate(path, name, tokens, self.variables)
+        self.is_paste = True
+        self.notes += said.notes
+        directory = path.absolute().parent
+        self.files.append(Source(name, directory, said.tokens))
+        self.files += [Source(str(other), directory, ()) for other in said.others]
 
     def _include(self, source: Source, setting: Setting) -> None:
         origin = Origin(source.name, setting.line)
@@ -146,14 +168,3 @@ def _not_text(name: str, data: bytes, error: UnicodeDecodeError) -> Problem:
     return Problem(
         Origin(name, line), f"the file is not UTF-8 text (byte 0x{byte:02x}); save it as UTF-8"
     )
-
-
-def _refuse_foreign(name: str, tokens: tuple[Token, ...]) -> None:
-    for token in tokens:
-        if isinstance(token, Heading) and _is_paste(token.kind):
-            raise ForeignFile(name, token.line, f"{token.kind} {token.argument}".strip())
-
-
-def _is_paste(kind: str) -> bool:
-    word, colon, _ = kind.partition(":")
-    return bool(colon) and word in _PASTE

@@ -205,6 +205,8 @@ class Site:
         self.lifespans = Lifespans(self)
         #: How requests get to applications of the other interface.
         self.crossing = Crossing(self)
+        #: Told of each mount before it is there, and may refuse it.
+        self.noticed: Callable[[Mount], object] = _unnoticed
         self._route = wsgi.route(self)
         #: The site as a WSGI application; the same object for as long as the site lives.
         self.wsgi: WSGIApplication = wsgi.face(self)
@@ -336,6 +338,7 @@ class Site:
             NotAnApplication, UnclearInterface, InterfaceNotServed: *app* cannot be served.
             AppImportError: Its own code failed when it was looked at.
             LifespanFailed: It did not come up; nothing has changed.
+            GuestFailed: The engine that it has of its own did not start; nothing has changed.
             WouldDeadlock: The site serves, and this is the thread of its event loop.
         """
         place = Place.of(path, host, port)
@@ -346,6 +349,7 @@ class Site:
             lifespan=lifespan, lifespan_timeout=lifespan_timeout,
         )  # fmt: skip
         self._check_free(mount, replace)
+        self.noticed(mount)
         try:
             while True:
                 # Not under the lock: it may take its time.
@@ -453,6 +457,10 @@ class Site:
 
         path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         return _moved(environ, re.sub("//+", "/", pages.requoted(environ, path)))
+
+
+def _unnoticed(mount: Mount) -> None:
+    """Care about no mount."""
 
 
 def _filtered(mount: Mount) -> Application:

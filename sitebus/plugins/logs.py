@@ -276,8 +276,12 @@ def _handler(destination: str, stream: TextIO | None) -> logging.Handler:
     return LogFileHandler(destination)
 
 
-def configure_by_file(path: Path) -> None:
+def configure_by_file(path: Path, variables: Mapping[str, str] = {}) -> None:
     """Hand a file to the `logging` module: ini for its ``fileConfig``, json for ``dictConfig``.
+
+    Args:
+        path: The file.
+        variables: Values for the ``%(NAME)s`` of an ini, besides ``here`` and ``__file__``.
 
     Raises:
         BadLogConfig: it is neither, or says what cannot be done.
@@ -291,7 +295,14 @@ def configure_by_file(path: Path) -> None:
             told = json.loads(path.read_text(encoding="utf-8"))
             logging.config.dictConfig({"disable_existing_loggers": False, **told})
         else:
-            logging.config.fileConfig(path, disable_existing_loggers=False, encoding="utf-8")
+            file = path.absolute()
+            values = {"here": str(file.parent), "__file__": str(file), **variables}
+            logging.config.fileConfig(
+                path,
+                {name: value.replace("%", "%%") for name, value in values.items()},
+                disable_existing_loggers=False,
+                encoding="utf-8",
+            )
     # It imports and calls what the file names, which may raise anything.
     except Exception as error:
         raise BadLogConfig(path, error, _own_traceback(error)) from error

@@ -81,7 +81,7 @@ def test_a_mistake_is_one_sentence_and_a_status(
         ),
         ("[site]\nname = x\n", "site.ini: nothing is mounted; add a [mount /] with an app"),
         (
-            "[app:main]\nuse = egg:x\n",
+            "[app:main]\nuse = egg:x\n[mount /]\napp = x\n",
             "sitebus-serve: site.ini:1: [app:main] makes this a PasteDep",
         ),
         ("no sense\n", "site.ini:1: the file has no [section]"),

@@ -129,13 +129,13 @@ def test_site_ini_is_served_when_nothing_is_named(start: Start, directory: Path)
 def test_several_servers_serve_one_site(site_process: Start, directory: Path) -> None:
     """A public one, and one for the machine itself."""
     (directory / "site.ini").write_text(
-        "[server a]\nbind = 127.0.0.1:0, unix:site.sock\n[server b]\nbind = 127.0.0.1:0\n"
+        "[server a]\nbind = 127.0.0.1:0, unix:site.sock\n[server b]\nbind = 127.0.0.2:0\n"
         "[mount /]\napp = hello:app\n"
     )
     site = site_process("site.ini", cwd=directory)
     site.wait_for_output("Ctrl-C")
     urls = re.findall(r"^serving on (\S+)$", site.output, re.MULTILINE)
-    assert len(urls) == 3
+    assert len(set(urls)) == 3
     assert [requests.get(url, timeout=10).text for url in urls if "unix" not in url] == ["|/"] * 2
     assert (directory / "site.sock").is_socket()
     assert site.stop() == 0

@@ -219,6 +219,10 @@ def test_everything_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatc
             b"[server a]\nbind = :80\n[server b]\nbind = :80\n",
             "site.ini:4: bind: 0.0.0.0:80 is [server a] at site.ini:2 already",
         ),
+        (
+            b"[server a]\nbind = 127.0.0.1:0\n[server b]\nbind = 127.0.0.1:0\n",
+            "site.ini:4: bind: 127.0.0.1:0 is [server a] at site.ini:2 already",
+        ),
         (b"[server]\nbind =\n", "site.ini:2: bind = '': expected one or more addresses"),
     ],
 )
@@ -270,12 +274,11 @@ def test_a_file_that_is_not_there_is_another_status(tmp_path: Path) -> None:
         read("a\0b")
 
 
-def test_a_paste_file_is_recognised(ini: Reader) -> None:
-    """Its owner should not be told forty times what a site.ini looks like."""
-    with pytest.raises(
-        ForeignFile, match=r"site.ini:3: \[app:main\] makes this a PasteDeploy"
-    ) as e:
-        ini("# pyramid\n\n[app:main]\nuse = egg:x\n")
+def test_a_paste_file_is_no_part_of_a_site(ini: Reader, tmp_path: Path) -> None:
+    """Its sections would be told one by one that there are no such ones."""
+    (tmp_path / "old.ini").write_text("# pyramid\n\n[app:main]\nuse = egg:x\n")
+    with pytest.raises(ForeignFile, match=r"old.ini:3: \[app:main\] .* cannot be included") as e:
+        ini("[site]\ninclude = old.ini\n")
     assert e.value.status == 78
 
 
