@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import pytest
 
 from sitebus.process import Engine
+from sitebus.testing._fixtures import opening
 from tests.helpers import SiteProcess, nothing_left
+
+# What the plugin brings where sitebus is installed, and here in any case.
+pytest_plugins = ["sitebus.testing._fixtures"]
 
 # So a shell leaves these two to what runs in its background; sites heed that, and these tests mean
 # the others.
@@ -47,12 +51,4 @@ def bus(engine: Engine) -> Engine:
 @pytest.fixture
 def site_process() -> Iterator[Callable[..., SiteProcess]]:
     """Start ``sitebus-serve`` with the given arguments; ended with the test, at the latest."""
-    with ExitStack() as running:
-
-        def start(*arguments: object, **settings: object) -> SiteProcess:
-            child = SiteProcess(*arguments, **settings)  # type: ignore[arg-type]
-            running.callback(print, child)
-            running.callback(child.close)
-            return child
-
-        yield start
+    yield from opening(SiteProcess)

@@ -39,7 +39,15 @@ SERVING = "Ctrl-C to stop"
 STARTED = rf"{SERVING}|Bus STARTED|Bus state: RUN$"
 
 #: These end by themselves, unlike a site.
-ENDS = ("--check", "--check=import", "--print-config", "--version", "--help", "--list-mounts")
+ENDS = (
+    "--check",
+    "--check=import",
+    "--print-config",
+    "--version",
+    "--help",
+    "--list-mounts",
+    "init",
+)
 
 
 class Block(NamedTuple):
@@ -128,7 +136,8 @@ class Story:
         if program == "curl":
             return curl(arguments)
         if program == "python":
-            return self.serve([sys.executable, *arguments], STARTED)
+            argv = [sys.executable, *arguments]
+            return self.capture(argv) if set(ENDS) & set(arguments) else self.serve(argv, STARTED)
         if program == "sitebus-serve":
             argv = [sys.executable, "-m", "sitebus", *arguments]
             return self.capture(argv) if set(ENDS) & set(arguments) else self.serve(argv)

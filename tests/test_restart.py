@@ -148,7 +148,7 @@ def test_thirty_restarts_leave_everything_level(running: Site) -> None:
     def is_level() -> bool:
         found = left(running)
         print("left:", found, "at first:", (descriptors, threads, pages))
-        return found[0] <= descriptors and found[1] <= threads
+        return bool(found[0] <= descriptors and found[1] <= threads)
 
     wait_for(is_level, what="what was open at first")
     assert left(running)[2] <= pages * 1.1

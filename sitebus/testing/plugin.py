@@ -1,0 +1,18 @@
+"""The entry point of the pytest plugin: nothing but the name of what has the fixtures.
+
+Every run of pytest loads this where sitebus is installed. ``-p no:sitebus`` leaves it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+FIXTURES = "sitebus.testing._fixtures"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Bring the fixtures, unless a ``conftest.py`` has."""
+    config.pluginmanager.import_plugin(FIXTURES)
