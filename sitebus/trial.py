@@ -141,14 +141,14 @@ class Trial:
     def _failure(self, report: Mapping[str, Any], output: str, status: int) -> TrialFailed:
         if report.get("late"):
             said = f"the new code was not ready to serve within {self.timeout:g} s (try_timeout)"
-            return _told(said, f"{output}\n{said}".strip())
+            return failure(said, f"{output}\n{said}".strip())
         if report:
-            return _told(report["message"], report["text"], report["missing"])
+            return failure(report["message"], report["text"], report["missing"])
         if status == 0:
             said = "it ended without starting the bus"
-            return _told(said, f"{output}\n{said}".strip())
+            return failure(said, f"{output}\n{said}".strip())
         lines = output.strip().splitlines() or [f"it ended with status {status} and said nothing"]
-        return _told(lines[-1].strip(), output.strip() or lines[-1])
+        return failure(lines[-1].strip(), output.strip() or lines[-1])
 
 
 class _Ear:
@@ -271,7 +271,8 @@ def _sources(module: str) -> Iterator[str]:
             yield from (f"{path}.py", path, os.path.join(path, "__init__.py"))
 
 
-def _told(message: str, text: str, missing: Iterable[str] = ()) -> TrialFailed:
+def failure(message: str, text: str, missing: Iterable[str] = ()) -> TrialFailed:
+    """Answer why a program cannot start, with the place that *text* or the message tells."""
     found = places(text)
     where = found[-1] if found else Place("", 0)
     files = {each.file for each in found}

@@ -93,6 +93,7 @@ class Reloading(SiteProcess):
         arguments: Instead of those that serve `SITEAPP` in development.
         polling: Whether files are looked at all the time, instead of being notified of.
         reload: Whether it reloads at all.
+        supervised: Whether workers are replaced; else the one process runs itself again.
         bound: Whether the arguments say where it listens.
         env: More environment.
         options: The interpreter's.
@@ -104,6 +105,7 @@ class Reloading(SiteProcess):
         *arguments: str,
         polling: bool = False,
         reload: bool = True,
+        supervised: bool = False,
         bound: bool = False,
         env: Mapping[str, str] = {},
         options: tuple[str, ...] = (),
@@ -111,6 +113,8 @@ class Reloading(SiteProcess):
         self.folder = folder
         given = arguments or ("siteapp:application", "-e", "development")
         ways: tuple[str, ...] = ("--reload", "-o", "reload.interval=50ms") if reload else ()
+        if not supervised:
+            ways += ("-o", "reload.supervised=no")
         if polling:
             ways += ("-o", "reload.force_polling=yes")
         bind = () if bound or "site.ini" in given else ("-b", "127.0.0.1:0")
@@ -139,7 +143,7 @@ class Reloading(SiteProcess):
         return ask(self.address, path, **headers)
 
     @property
-    def told(self) -> dict[str, object]:
+    def image(self) -> dict[str, object]:
         """What it says of itself: its process and its image."""
         found: dict[str, object] = json.loads(self.get("/told").body)
         return found
@@ -147,7 +151,7 @@ class Reloading(SiteProcess):
     @property
     def boot(self) -> object:
         """Which image of the program answers."""
-        return self.told["boot"]
+        return self.image["boot"]
 
     def save(self, name: str, text: str) -> Path:
         """Save a file as editors do that keep it whole."""
@@ -252,6 +256,8 @@ class Stream:
         """
         event = ""
         for line in self._file:
+            if line == b"0\r\n":
+                break  # the last chunk; the connection may go on
             if line.startswith(b"event:"):
                 event = line[6:].decode().strip()
             elif line.startswith(b"data:"):

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import PATIENCE, wait_for
 from tests.reloading import SITEAPP, Reloading, version
 
-Starter = Callable[[], Reloading]
+Starter = Callable[..., Reloading]
 
 #: Everything of the user's own that a site may be made of.
 INI = """\
@@ -167,8 +167,8 @@ def write_ini(folder: Path, reload: bool = True, more: str = "") -> None:
 def start(folder: Path) -> Iterator[Starter]:
     with ExitStack() as running:
 
-        def start() -> Reloading:
-            child = Reloading(folder, "site.ini", reload=False)
+        def start(supervised: bool = False) -> Reloading:
+            child = Reloading(folder, "site.ini", reload=False, supervised=supervised)
             running.callback(print, child)
             running.callback(child.close)
             return child
@@ -236,6 +236,44 @@ def test_a_start_by_polling_comes_up_as_well(start: Starter, folder: Path, name:
     assert site.get().failed
     mend(site, mistake)
     site.wait_for_page("V1")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_worker_with_a_mistake_is_replaced_when_it_is_mended(
+    start: Starter, folder: Path, name: str
+) -> None:
+    """The same for visitors; the supervisor imports none of it, and comes up at once."""
+    mistake = MISTAKES[name]
+    make(folder, mistake)
+    site = start(supervised=True)
+    page = site.get()
+    assert (page.status, page.failed) == (500, True)
+    assert mistake.said in page.body.replace("&#x27;", "'")
+    assert f"{folder}/{mistake.file}:{mistake.line}: " in page.body
+    assert site.output.count("ERROR") == 1
+    mend(site, mistake)
+    site.wait_for_page("V1")
+    assert (folder / "metrics").read_text() == "3"
+    assert site.stop() == 0
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_new_workers_with_a_mistake_are_refused(start: Starter, folder: Path, name: str) -> None:
+    """The old ones serve on, and say where the new code is wrong."""
+    mistake = MISTAKES[name]
+    if mistake.file == "handlers.py":
+        write_ini(folder, more="\n[logging]\nconfig = logging.json\n")
+    site = start(supervised=True)
+    site.wait_for_page("V1")
+    assert mistake.text is not None
+    site.save(mistake.file, mistake.text)
+    page = site.wait_for_failure()
+    assert (page.status, "V1" in page.body) == (200, True)
+    assert mistake.said in page.body.replace("&#x27;", "'")
+    assert f"{folder}/{mistake.file}:{mistake.line}: " in page.body
+    site.save("views.py", version("v1 and more"))
+    mend(site, mistake)
+    site.wait_for_page("V1 and more")
 
 
 def test_a_start_with_two_mistakes_comes_up_when_both_are_mended(
@@ -391,7 +429,7 @@ def test_a_plugin_that_fails_after_a_reload_takes_nothing_down(
     site.save("metrics.py", METRICS)
     site.wait_for_page("V1")
     assert (site.address, site.pid) == (address, pid)
-    assert site.told["pid"] == pid
+    assert site.image["pid"] == pid
     assert site.stop() == 0
 
 

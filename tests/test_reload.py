@@ -21,6 +21,9 @@ from tests.reloading import SITEAPP, Reloading, Stream, Visitor, processes_of, v
 
 WAYS = pytest.mark.parametrize("polling", [False, True], ids=["native", "polling"])
 
+#: By running the one process again, or by replacing its workers: visitors see no difference.
+BOTH = pytest.mark.parametrize("supervised", [False, True], ids=["alone", "workers"])
+
 
 def some_ways(mistakes: Iterable[str], polled: Iterable[str]) -> pytest.MarkDecorator:
     """Every mistake by notification, and some by polling: what differs is how they are noticed."""
@@ -79,11 +82,11 @@ def write_ini(folder: Path, text: str) -> None:
 def test_saving_a_module_puts_it_to_work(start: Starter, polling: bool) -> None:
     """Same process, same port although nobody chose it, and once for each save."""
     site = start(polling=polling)
-    before = site.told
+    before = site.image
     for number in range(2, 4):
         site.save("views.py", version(f"v{number}"))
         site.wait_for_page(f"v{number}")
-    after = site.told
+    after = site.image
     assert after["pid"] == before["pid"] == site.pid
     assert after["boot"] != before["boot"]
     assert site.stop() == 0
@@ -294,9 +297,10 @@ def test_a_mistake_that_is_undone_is_forgotten(start: Starter, mistake: str, pol
     assert site.reloads == 1
 
 
-def test_a_second_mistake_replaces_the_first(start: Starter) -> None:
+@BOTH
+def test_a_second_mistake_replaces_the_first(start: Starter, supervised: bool) -> None:
     """And one in two files is over only when both are mended."""
-    site = start()
+    site = start(supervised=supervised)
     site.save("views.py", MISTAKES["syntax"][0])
     site.wait_for_failure()
     site.save("views.py", MISTAKES["name"][0])
@@ -309,18 +313,27 @@ def test_a_second_mistake_replaces_the_first(start: Starter) -> None:
     site.wait_for_page("both")
 
 
-def test_in_production_only_the_header_tells(start: Starter) -> None:
+@BOTH
+def test_in_production_only_the_header_tells(start: Starter, supervised: bool) -> None:
     """Code is nobody's business there."""
-    site = start("siteapp:application", "-e", "production")
+    site = start("siteapp:application", "-e", "production", supervised=supervised)
     site.wait_for_page("v1")
     site.save("views.py", MISTAKES["name"][0])
     page = site.wait_for_failure()
     assert page.body == "<html><body>v1</body></html>"
 
 
-def test_a_page_of_its_own_tells_of_a_mistake(start: Starter) -> None:
+@BOTH
+def test_a_page_of_its_own_tells_of_a_mistake(start: Starter, supervised: bool) -> None:
     """For who would rather not work with old code."""
-    site = start("siteapp:application", "-e", "development", "-o", "reload.on_error=page")
+    site = start(
+        "siteapp:application",
+        "-e",
+        "development",
+        "-o",
+        "reload.on_error=page",
+        supervised=supervised,
+    )
     site.wait_for_page("v1")
     site.save("views.py", MISTAKES["name"][0])
     page = site.wait_for_failure()
@@ -373,7 +386,10 @@ def test_a_missing_module_that_comes_at_once_is_noticed(
     site.wait_for_page("it came")
 
 
-def test_a_mistake_in_the_configuration_is_refused(start: Starter, folder: Path) -> None:
+@BOTH
+def test_a_mistake_in_the_configuration_is_refused(
+    start: Starter, supervised: bool, folder: Path
+) -> None:
     """Of the file itself, and of one that it includes."""
     more = "[mount /more]\napp = siteapp:application\n"
     ini = """\
@@ -393,7 +409,7 @@ def test_a_mistake_in_the_configuration_is_refused(start: Starter, folder: Path)
     write_ini(folder, ini)
     (folder / "parts.ini").write_text("# nothing yet\n")
     (folder / "views.py").write_text("import os\nVERSION = os.environ['SAID']\n")
-    site = start("site.ini", reload=False)
+    site = start("site.ini", reload=False, supervised=supervised)
     site.wait_for_page("one")
 
     write_ini(folder, ini + "\n        [mount /bad]\n        ap = siteapp:application\n")
@@ -413,7 +429,10 @@ def test_a_mistake_in_the_configuration_is_refused(start: Starter, folder: Path)
     assert site.output.count("ERROR") == 2
 
 
-def test_a_new_address_that_is_in_use_is_refused(start: Starter, folder: Path) -> None:
+@BOTH
+def test_a_new_address_that_is_in_use_is_refused(
+    start: Starter, supervised: bool, folder: Path
+) -> None:
     """The old one keeps answering, and the new one is taken once it is free."""
     ini = """\
         [site]
@@ -426,7 +445,7 @@ def test_a_new_address_that_is_in_use_is_refused(start: Starter, folder: Path) -
         app = siteapp:application
     """
     write_ini(folder, ini.format("127.0.0.1:0"))
-    site = start("site.ini", reload=False)
+    site = start("site.ini", reload=False, supervised=supervised)
     site.wait_for_page("v1")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -639,14 +658,14 @@ def test_a_listener_that_has_dealt_with_a_template_spares_the_reload(
         *("-o", "plugin clearing.use=clearing:Clearing"),
         polling=polling,
     )
-    before = site.told
+    before = site.image
     site.wait_for_page("first")
     site.save("templates/page.html", "<p>second, longer</p>")
     site.wait_for_page("second, longer")
-    assert site.told == before
+    assert site.image == before
     # The page may be quicker than what the listener prints.
     wait_for(lambda: f"cleared for {folder}/templates/page.html\n" in site.output, PATIENCE)
-    assert site.told == before
+    assert site.image == before
     # With code among what changed, it is a reload all the same.
     site.save("siteapp.py", SITEAPP + "# more\n")
     wait_for(lambda: site.boot != before["boot"], PATIENCE)
@@ -729,12 +748,13 @@ def test_a_page_hears_of_a_mistake(start: Starter) -> None:
         assert stream.next() == ("boot", boot)
 
 
+@BOTH
 def test_a_page_hears_of_a_template(
-    start: Starter, folder: Path, templates: Callable[[str], None]
+    start: Starter, supervised: bool, folder: Path, templates: Callable[[str], None]
 ) -> None:
     templates("jinja2")
     (folder / "clearing.py").write_text(CLEARING)
-    site = start(*LIVE, "-o", "plugin clearing.use=clearing:Clearing")
+    site = start(*LIVE, "-o", "plugin clearing.use=clearing:Clearing", supervised=supervised)
     site.wait_for_page("first")
     with Stream(site) as stream:
         assert stream.next()[0] == "boot"
@@ -743,9 +763,10 @@ def test_a_page_hears_of_a_template(
         assert "second" in site.get().body
 
 
-def test_open_pages_hold_nothing_up(start: Starter) -> None:
+@BOTH
+def test_open_pages_hold_nothing_up(start: Starter, supervised: bool) -> None:
     """Neither a reload nor the end, and not even more of them than there are threads."""
-    site = start(*LIVE, "-t", "4", "-o", "server.drain_timeout=15s")
+    site = start(*LIVE, "-t", "4", "-o", "server.drain_timeout=15s", supervised=supervised)
     with ExitStack() as pages:
         streams = [pages.enter_context(Stream(site)) for _ in range(8)]
         assert streams[-1].next()[0] == "boot"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,6 +87,15 @@ class Announcer(Plugin):
     @listens("started", priority=Priority.READY)
     def started(self) -> None:
         """Write the banner: for people, or as one record of a log of JSON lines."""
+        self._announce()
+
+    @listens("rolling.done")
+    def rolling_done(self, facts: Mapping[str, object]) -> None:
+        """Write it again if workers that came for a change of the code serve something else."""
+        if facts["kind"] == "reload":
+            self._announce(again=True)
+
+    def _announce(self, *, again: bool = False) -> None:
         configuration = self.served.configuration
         banner = Banner(
             version=sitebus.__version__,
@@ -96,6 +106,8 @@ class Announcer(Plugin):
             site=configuration.site["name"],
         )
         if configuration.logging["format"] == "json":
+            if again:
+                return
             import logging
 
             logging.getLogger("sitebus").info("serving", extra=banner.record())
@@ -105,10 +117,12 @@ class Announcer(Plugin):
                 banner = banner._replace(site="")
             from sitebus.background import is_daemon
 
-            self._show(banner, hint=not is_daemon())
+            self._show(banner, hint=not is_daemon(), again=again)
 
-    def _show(self, banner: Banner, hint: bool) -> None:
+    def _show(self, banner: Banner, hint: bool, again: bool) -> None:
         text = banner.text(self.console, hint)
+        if again and text == self._shown:
+            return
         same = self._is_restarting() and text == self._before
         self.console.write(banner.short(self.console) if same else text)
         self._shown, self._before = text, None

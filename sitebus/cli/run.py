@@ -74,14 +74,19 @@ def run(
 def _assemble(
     call: str, configuration: Configuration, engine: Engine, site: Site, launch: Launch | None
 ) -> Assembly | Supervision:
-    # The trial of a restart loads what the workers would: there it is one process that does.
-    if configuration.one("workers")["count"] == 0 or engine.trying:
+    count, reload = configuration.one("workers")["count"], configuration.one("reload")["enabled"]
+    # The trial of a restart loads what the workers would: there it is one process that does. And
+    # what is in this process already is reloaded by running it again.
+    alone = launch is None or not reload or not hasattr(os, "pidfd_open")
+    if engine.trying or (count == 0 and alone):
         return assembly.assemble(configuration, engine, site)
     if launch is None:
         raise UsageError(
             f"{call} serves what is in this process, and has no workers; "
             "have sitebus-serve import the application"
         )
-    from sitebus.workers.supervision import supervise
+    from sitebus.workers.supervision import number, supervise
 
+    if number(configuration) == 0:
+        return assembly.assemble(configuration, engine, site)
     return supervise(configuration, engine, launch)

@@ -154,6 +154,8 @@ class Inotify:
         CannotWatch: It tells as many as it may.
     """
 
+    eager = False
+
     def __init__(self, debounce: float) -> None:
         self._debounce = debounce
         try:
@@ -194,7 +196,10 @@ class Inotify:
         self._watches, self._folders, self._doubtful = watches, folders, False
 
     def wait(self, timeout: float | None) -> bool:
-        """Return when a burst is over in which something that matters was touched."""
+        """Return when a burst is over in which something that matters was touched.
+
+        Whoever is eager hears of it at once, but not of a file that is being written.
+        """
         end = math.inf if timeout is None else time.monotonic() + timeout
         if not self._hears(end):
             return False
@@ -238,10 +243,11 @@ class Inotify:
 
     def _let_it_end(self) -> None:
         now = time.monotonic()
-        last, end = now + LONGEST, now + self._debounce
+        debounce = 0.0 if self.eager else self._debounce
+        last, end = now + LONGEST, now + debounce
         while _ready(self._news, last if self._writing else min(end, last)):
             if self._read() != _NOTHING:
-                end = time.monotonic() + self._debounce
+                end = time.monotonic() + debounce
         self._writing.clear()
 
     def _read(self) -> int:

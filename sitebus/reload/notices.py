@@ -35,7 +35,13 @@ _STANDSTILL = 10
 
 
 class Notices(Protocol):
-    """What tells that files may have changed."""
+    """What tells that files may have changed.
+
+    Attributes:
+        eager: Whether to tell as soon as a burst begins, where that can be done.
+    """
+
+    eager: bool
 
     def cover(self, places: Places, matters: Mapping[str, Callable[[str], bool]]) -> None:
         """Tell of changes in *places* from now on, and of new names that matter in directories.
@@ -60,6 +66,8 @@ class Notices(Protocol):
 
 class Polling:
     """Look every *frequency* seconds."""
+
+    eager = False
 
     def __init__(self, frequency: Callable[[], float]) -> None:
         self._frequency = frequency
@@ -93,6 +101,8 @@ class Native:
     Raises:
         MissingExtra: `watchfiles` is not installed.
     """
+
+    eager = False
 
     def __init__(self, debounce: float) -> None:
         self._make = _rust_notify()

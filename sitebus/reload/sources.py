@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
@@ -22,6 +21,7 @@ from sitebus.reload import modules
 from sitebus.reload.globs import SKIPPED, Glob, Ignored
 from sitebus.reload.named import Named
 from sitebus.reload.opened import ARCHIVES, CONFIG, OPENED, PYTHON, STATIC, TEMPLATES
+from sitebus.reload.sight import OWN, Sight
 
 #: Mako names what it generates after the template, and says inside which that is.
 _GENERATED = tuple(f"{ending}.py" for ending in sorted(TEMPLATES))
@@ -65,6 +65,7 @@ class Sources:
         match: Asked each time; see `sitebus.reload.modules.imported`.
         watch: Patterns of files that were named by hand.
         ignore: Patterns of files to leave alone.
+        sight: What is asked what the site is made of; this process, if it is left out.
 
     Attributes:
         extra: Files that matter for now: those of a failed trial.
@@ -80,7 +81,9 @@ class Sources:
         match: Callable[[], str] = lambda: modules.ANY,
         watch: Iterable[str] = (),
         ignore: Iterable[str] = (),
+        sight: Sight = OWN,
     ) -> None:
+        self.sight = sight
         self.files = files
         self.match = match
         self.extra: frozenset[str] = frozenset()
@@ -92,6 +95,7 @@ class Sources:
         self._ignored = Ignored(ignore, STARTED_IN)
         self._roots: frozenset[str] = frozenset()
         self._noted = 0
+        self._source: Mapping[str, int] = {}
         self._times: dict[str, int] = {}
         self._own: dict[str, bool] = {}
         self._generated: dict[str, str | None] = {}
@@ -100,22 +104,22 @@ class Sources:
     @property
     def stale(self) -> bool:
         """Whether the next `find` may find something else; cheap enough to ask all the time."""
-        return OPENED.news or self._seen != self._wishes()
+        return self.sight.news or self._seen != self._wishes()
 
     @property
     def told(self) -> bool:
-        """Whether `OPENED` tells whenever this may become stale; else it is to be asked."""
+        """Whether the sight tells whenever this may become stale; else it is to be asked."""
         return isinstance(self.files(), Named)
 
     def _wishes(self) -> tuple[object, ...]:
-        named = frozenset(self.files())
-        return len(sys.modules), named, self.match(), self.extra, self.failing
+        named = frozenset(self.files()), frozenset(self.sight.named)
+        return self.sight.size, named, self.match(), self.extra, self.failing
 
     def find(self) -> Subject:
         """Answer what is to be watched from now on."""
-        OPENED.news = False
+        self.sight.news = False
         self._seen = self._wishes()
-        code = modules.imported(self.match())
+        code = self.sight.code(self.match())
         self._globs = list(self._patterns())
         # First: what comes meanwhile was missing.
         missing = frozenset(self._missing())
@@ -138,8 +142,11 @@ class Sources:
 
     def first_opened(self) -> dict[str, int]:
         """Answer, by absolute path, when each file was first opened; for a source, in any form."""
-        noted = list(OPENED.times.items())
-        if len(noted) < self._noted:
+        times = self.sight.times
+        noted = list(times.items())
+        if times is not self._source:
+            self._source, self._times, self._noted = times, {}, 0
+        elif len(noted) < self._noted:
             self._noted = 0  # it was cleared
         for path, when in noted[self._noted :]:
             path = modules.source(os.path.normpath(os.path.join(STARTED_IN, path)))
@@ -155,7 +162,7 @@ class Sources:
             yield Glob.of(each, STARTED_IN)
 
     def _paths(self) -> list[str]:
-        paths = tuple(self.files())
+        paths = (*self.files(), *self.sight.named)
         return [os.path.normpath(os.path.join(STARTED_IN, each)) for each in paths if each]
 
     def _missing(self) -> Iterator[str]:

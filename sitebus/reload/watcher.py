@@ -16,7 +16,6 @@ from sitebus.errors import CannotWatch
 from sitebus.reload import notices, places
 from sitebus.reload.agenda import Agenda
 from sitebus.reload.notices import LONGEST, Notices, Polling
-from sitebus.reload.opened import OPENED
 from sitebus.reload.sources import Sources, Subject, is_soft, is_static
 from sitebus.reload.stamps import ABSENT, EMPTY, Snapshot, State, look
 
@@ -67,7 +66,10 @@ class Watcher:
         self.force_polling = force_polling
         self.log = log
         self.way = way
+        #: Asked before each wait whether a burst is to be told as soon as it begins.
+        self.eager: Callable[[], bool] = lambda: False
         self._ended = threading.Event()
+        self._called = False
         self.subject = Subject()
         self._notices: Notices | None = None
         self._covered: dict[str, tuple[int, int]] = {}
@@ -91,11 +93,11 @@ class Watcher:
         return self._told(changed) if changed else None
 
     def wait(self) -> Changes | None:
-        """Answer what has changed, when something has; None once `stop` was called."""
-        OPENED.connect(self._ring)
+        """Answer what has changed, when something has; None once `stop` or `call` was called."""
+        self.sources.sight.connect(self._ring)
         self._cover()
         settled = False
-        while not self.stopped:
+        while not self._is_over:
             changed = self._changed()
             if changed:
                 changed = self._settled(changed, settled)
@@ -107,7 +109,18 @@ class Watcher:
                 self._cover()
             else:
                 self._cover_again()
+        self._called = False
         return None
+
+    @property
+    def _is_over(self) -> bool:
+        return self._called or self.stopped
+
+    def call(self) -> None:
+        """Have `wait` end soon, and not for good; any thread may call it."""
+        self._called = True
+        if (waited_for := self._notices) is not None:
+            waited_for.wake()
 
     def rest(self, seconds: float) -> bool:
         """Wait without answering anything; False if `stop` was called."""
@@ -121,7 +134,7 @@ class Watcher:
 
     def close(self) -> None:
         """Give back what the system gave; the next `wait` takes it again."""
-        OPENED.disconnect(self._ring)
+        self.sources.sight.disconnect(self._ring)
         if not self.polls:
             self._release()
 
@@ -273,7 +286,8 @@ class Watcher:
     def _rest(self) -> None:
         """Wait until something may have changed, or there are other files to watch."""
         assert self._notices is not None
-        while not self.stopped:
+        self._notices.eager = self.eager()
+        while not self._is_over:
             if not self.sources.told:
                 self._agenda.ring()
             if self._notices.wait(None if self.polls else self._agenda.left()):
@@ -284,6 +298,7 @@ class Watcher:
     def _pause(self, seconds: float) -> None:
         """Wait until something may have changed, but no longer."""
         assert self._notices is not None
+        self._notices.eager = False
         end = time.monotonic() + seconds
         while not self.stopped and (left := end - time.monotonic()) > 0:
             if self._notices.wait(left):

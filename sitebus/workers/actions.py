@@ -22,10 +22,15 @@ class Spawn(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """Tell a worker to accept nothing new, finish what it has, and end."""
+    """Tell a worker to accept nothing new, finish what it has, and end.
+
+    Attributes:
+        timeout: How long it may take, in seconds; None for as long as ever.
+    """
 
     serial: int
     reason: str
+    timeout: float | None = None
 
 
 class Dump(NamedTuple):

@@ -64,4 +64,5 @@ _BEGINNINGS: Mapping[Kind, Callable[[Job, Roster, float], None]] = {
     Kind.SCALE: _scale,
     Kind.DRAIN: _drain,
     Kind.RECYCLE: _recycle,
+    Kind.RELOAD: _roll,
 }

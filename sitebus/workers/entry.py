@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sitebus.process import Engine
 
 USAGE = "sitebus.workers: started by sitebus-serve, for a site with [workers] count of 1 or more\n"
-LINK, ZYGOTE = "--link=", "--zygote="
+LINK, ZYGOTE, WARM = "--link=", "--zygote=", "--warm="
 
 
 def main(argv: Sequence[str], engine: Engine, site: Site) -> int:
@@ -30,14 +30,18 @@ def main(argv: Sequence[str], engine: Engine, site: Site) -> int:
     # Before there are threads: they, and what is started by them, would inherit the block.
     release()
     word = argv[0] if argv else ""
-    sock = _link(word.removeprefix(LINK).removeprefix(ZYGOTE))
+    sock = _link(word.partition("=")[2])
     if sock is None:
         sys.stderr.write(USAGE)
         return EX_USAGE
     if word.startswith(ZYGOTE):
-        from sitebus.workers.zygote import Zygote
+        from sitebus.workers.zygote import Preloading
 
-        return Zygote(engine, site, sock).run()
+        return Preloading(engine, site, sock).run()
+    if word.startswith(WARM):
+        from sitebus.workers.warm import Warm
+
+        return Warm(engine, site, sock).run()
     from sitebus.workers.worker import Worker
 
     return Worker(engine, site, sock).run()

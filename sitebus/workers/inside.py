@@ -30,6 +30,8 @@ Message = Mapping[str, Any]
 
 #: The longest text that is sent, of stacks or a traceback, in characters.
 MOST_TEXT = 40_000
+#: How many files that were not there are named.
+MOST_MISSING = 100
 #: The longest sentence that says why a process cannot serve.
 MOST_REASON = 4_000
 
@@ -69,15 +71,23 @@ class Loaded(NamedTuple):
     tally: Tally
 
 
-def put_together(engine: Engine, site: Site, configuration: Configuration) -> Loaded:
+def put_together(
+    engine: Engine, site: Site, configuration: Configuration, *, lenient: bool = False
+) -> Loaded:
     """Put the site together as a worker has it.
+
+    Args:
+        engine: The process's bus.
+        site: What the applications are mounted on.
+        configuration: What it says.
+        lenient: Whether to serve why the site does not load, if it does not and is reloaded.
 
     Raises:
         SitebusError: A part is missing or fails to be made.
     """
     of_workers = frozenset(BUILT_IN) - OF_SUPERVISOR
     tally = Tally(engine)
-    role = assembly.Role(lambda _, bus: LogUplink(bus), of_workers, True, tally.around)
+    role = assembly.Role(lambda _, bus: LogUplink(bus), of_workers, True, tally.around, lenient)
     return Loaded(assembly.assemble(configuration, engine, site, role), tally)
 
 
@@ -91,4 +101,5 @@ def refusal(error: Exception) -> dict[str, Any]:
         "reason": " ".join(str(first).split())[:MOST_REASON],
         "status": status_of(first),
         "text": trial.text_of(first)[-MOST_TEXT:],
+        "missing": sorted(trial.missing(first))[:MOST_MISSING],
     }

@@ -20,6 +20,8 @@ class Kind(enum.StrEnum):
     DRAIN = "drain"
     #: A worker has come to a limit: requests, size, age, or that of a request's age.
     RECYCLE = "recycle"
+    #: The code has changed: the last change is what counts, whatever is being done about others.
+    RELOAD = "reload"
 
 
 class JobState(enum.StrEnum):
@@ -31,10 +33,10 @@ class JobState(enum.StrEnum):
 
 
 #: Nobody asked for these by name: a wish of somebody's waits for their end.
-UNASKED = frozenset({Kind.START, Kind.RECYCLE})
+UNASKED = frozenset({Kind.START, Kind.RECYCLE, Kind.RELOAD})
 
 #: These replace every worker, so that whoever they bring runs what is new.
-WHOLE = frozenset({Kind.START, Kind.ROLL})
+WHOLE = frozenset({Kind.START, Kind.ROLL, Kind.RELOAD})
 
 
 class Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -36,6 +36,10 @@ class Terms(NamedTuple):
         directory: Where the site was started, by the name that the shell gave it: once
             ``current`` leads to another release, that is where new workers come up.
         real: What that name meant then.
+        reload: Whether workers are replaced as soon as their code changes.
+        warm: Whether a process keeps the libraries that workers say they have imported.
+        release: Answers which code a worker that starts now has, for who compares two of them;
+            empty if nobody does.
     """
 
     launch: Launch
@@ -43,21 +47,42 @@ class Terms(NamedTuple):
     idle_beat: float
     directory: str
     real: str
+    reload: bool = False
+    warm: bool = False
+    release: Callable[[], str] = str
 
     @classmethod
-    def here(cls, launch: Launch, drain_timeout: float, idle_beat: float) -> Self:
+    def here(
+        cls,
+        launch: Launch,
+        drain_timeout: float,
+        idle_beat: float,
+        *,
+        reload: bool = False,
+        warm: bool = False,
+        release: Callable[[], str] = str,
+    ) -> Self:
         """Answer the terms of a site that is started in the present directory."""
         real = os.getcwd()
         named = STARTED_IN if os.path.realpath(STARTED_IN) == real else real
-        return cls(launch, drain_timeout, idle_beat, named, real)
+        return cls(launch, drain_timeout, idle_beat, named, real, reload, warm, release)
 
-    def boot(self, serial: int, slot: int, sockets: Sequence[tuple[int, str]]) -> dict[str, Any]:
-        """Answer the first message to a worker."""
+    def boot(
+        self, serial: int, slot: int, sockets: Sequence[tuple[int, str]], lenient: bool
+    ) -> dict[str, Any]:
+        """Answer the first message to a worker; one that is *lenient* has nobody to fall back on.
+
+        Such a one serves the reason why the site does not load, if it does not.
+        """
         config = self.launch.config
         return {
             "is": "boot",
             "serial": serial,
             "slot": slot,
+            "lenient": lenient,
+            "reload": self.reload,
+            "warm": self.warm,
+            "release": self.release(),
             "directory": self.directory,
             "path": [self.directory if each == self.real else each for each in sys.path],
             "argv": [*sys.argv],

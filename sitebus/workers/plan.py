@@ -19,6 +19,9 @@ from sitebus.workers.member import Member
 from sitebus.workers.roster import Roster
 from sitebus.workers.states import WorkerCause
 
+#: How long a worker whose code has changed may take to finish what it has; seconds.
+RELOAD_DRAIN = 5.0
+
 
 class Planner:
     """Keeps the one job, and what is to be done.
@@ -75,9 +78,21 @@ class Planner:
         if booting:
             member.end_by(now)
         else:
-            member.end_by(now + self.roster.policy.drain_timeout)
-            self.out.append(act.Drain(member.serial, reason))
+            most = self._patience()
+            member.end_by(now + (self.roster.policy.drain_timeout if most is None else most))
+            self.out.append(act.Drain(member.serial, reason, most))
         self.press(member, now)
+
+    def _patience(self) -> float | None:
+        """Answer how long a drain may take, if that is not as long as ever."""
+        if not self.is_reloading:
+            return None
+        return min(RELOAD_DRAIN, self.roster.policy.drain_timeout)
+
+    @property
+    def is_reloading(self) -> bool:
+        """Whether code has changed, and whoever waits for that is told of little else."""
+        return self.job is not None and self.job.kind is Kind.RELOAD
 
     def press(self, member: Member, now: float) -> None:
         """Send a worker that is to end the signal whose time has come."""
@@ -94,16 +109,18 @@ class Planner:
             return False
         channel = "worker.unfit" if not booted else "worker.lost"
         self.tell_of(channel, member, reason=reason)
+        # Why a change is not taken up is for who wanted it to say.
+        level = act.DEBUG if self.is_reloading else act.ERROR
         if self.job and member.serial in self.job.fresh:
             self._blame(self.job, member, booted, now, status)
-        self._count(member, now)
+        self._count(member, now, level)
         return True
 
-    def _count(self, member: Member, now: float) -> None:
+    def _count(self, member: Member, now: float, level: int) -> None:
         """Blame the slot, unless somebody else serves in it."""
         slot, policy = self.roster.slot(member.slot), self.roster.policy
         if self.roster.in_slot(member.slot) or member.slot not in self.roster.wanted:
-            self.say(f"{member.name}: {member.reason}", act.ERROR)
+            self.say(f"{member.name}: {member.reason}", level)
             return
         slot.failed(now, policy, member.reason)
         pause = slot.backoff.after - now
@@ -163,6 +180,40 @@ class Planner:
             self._close(queued, JobState.ABORTED, now, reason)
         self._begin(job, now)
 
+    def reload(self, job: Job, now: float) -> Job:
+        """Begin *job*, a reload, instead of what is running; answer it, or who does it as well.
+
+        Raises:
+            RollRunning: the workers are being ended, or are just being started and somebody else
+                waits for that.
+        """
+        if self.job is None or (self.job.kind is not Kind.STOP and self._is_replaceable(self.job)):
+            self._supersede(job, now)
+        elif self.queued is not None and self.queued.like(job):
+            return self.queued
+        elif self.queued is None and self.job.kind is Kind.START:
+            self.queued = job
+        else:
+            raise RollRunning(str(job.kind), self.job)
+        return job
+
+    def _is_replaceable(self, job: Job) -> bool:
+        # Whoever starts the site waits for somebody who serves.
+        return job.kind is not Kind.START or self.roster.ready > 0
+
+    def _supersede(self, job: Job, now: float) -> None:
+        """Begin *job*, which does all that others are at: nobody who boots is waited for."""
+        running, self.job = self.job, None
+        if running is not None:
+            self._close(running, JobState.ABORTED, now, job.reason, _annoyance(running))
+        if self.queued is not None and self.queued.kind is not Kind.SCALE:
+            queued, self.queued = self.queued, None
+            self._close(queued, JobState.ABORTED, now, job.reason, _annoyance(queued))
+        for member in self.roster.live:
+            if not member.ready:
+                self.drain(member, job.reason, now)
+        self._begin(job, now)
+
     def abort(self, reason: str, now: float, error: SitebusError | None = None) -> None:
         """Give up the job that is running: who is READY stays, and nobody else comes."""
         job, self.job = self.job, None
@@ -180,15 +231,20 @@ class Planner:
         """Say how far a job is."""
         self.tell("rolling.step", **_facts(job), done=job.total - job.left, total=job.total)
 
-    def _close(self, job: Job, state: JobState, now: float, reason: str = "") -> None:
+    def _close(
+        self, job: Job, state: JobState, now: float, reason: str = "", level: int = act.ERROR
+    ) -> None:
         job.end(now, state, reason)
         if state is JobState.DONE:
             self.tell("rolling.done", **_facts(job), seconds=now - job.began)
             level = act.DEBUG if job.kind in (Kind.START, Kind.STOP) else act.INFO
-            self.say(f"{job.kind} done in {now - job.began:.1f} s: {job.reason}", level)
+            # Why there is a reload was said when it began.
+            why = "" if job.kind is Kind.RELOAD else f": {job.reason}"
+            self.say(f"{job.kind} done in {now - job.began:.1f} s{why}", level)
         else:
             self.tell("rolling.abort", **_facts(job))
-            self.say(f"{job.kind} aborted: {job.reason}", act.ERROR)
+            quiet = job.kind is Kind.RELOAD  # whoever wanted it says it better
+            self.say(f"{job.kind} aborted: {job.reason}", act.DEBUG if quiet else level)
         self.out.append(act.Settle(job))
 
     def _begin(self, job: Job, now: float) -> None:
@@ -284,7 +340,14 @@ class Planner:
         old, new = self._sides(job, slot)
         for member in old:
             if any(each.ready for each in new) and self._enough(job, member):
-                self.drain(member, job.reason, now)
+                self._let_go(job, member, now)
+
+    def _let_go(self, job: Job, member: Member, now: float) -> None:
+        """Drain who is to go; a reload is over without waiting for that."""
+        self.drain(member, job.reason, now)
+        if job.kind is Kind.RELOAD:
+            job.old.discard(member.serial)
+            self.step(job)
 
     def _enough(self, job: Job, member: Member) -> bool:
         """Answer whether *member* can be spared.
@@ -307,8 +370,13 @@ class Planner:
             self.spawn(slot, now)
         elif job.proven and self.roster.policy.max_unavailable and self._spare:
             for member in old:
-                self.drain(member, job.reason, now)
+                self._let_go(job, member, now)
             self.spawn(slot, now)
+
+
+def _annoyance(job: Job) -> int:
+    """Answer how loud to say that a job was replaced: whoever asked for it wants to know."""
+    return act.DEBUG if job.kind in UNASKED else act.WARNING
 
 
 def _facts(job: Job) -> dict[str, Any]:

@@ -156,6 +156,22 @@ class Pool:
         """
         return self._accept(Kind.ROLL, reason, now)
 
+    def reload(self, reason: str, now: float) -> Job:
+        """Replace every worker at once: the code has changed again, whatever is being done.
+
+        A job that is running is aborted for this one, and whoever boots for it is ended. It is
+        done when all new workers are READY; the old ones drain, for a few seconds at most. The
+        count of a scale stays asked for.
+
+        Raises:
+            RollRunning: the workers are being ended; or started, and another job is queued.
+        """
+        planner = self._planner
+        job = planner.reload(planner.job_for(Kind.RELOAD, reason, now), now)
+        planner.plan(now)
+        self._now = now
+        return job
+
     def scale(self, count: int, now: float) -> Job:
         """Have *count* workers from now on.
 
@@ -216,7 +232,8 @@ class Pool:
     def _welcome(self, member: Member, now: float) -> None:
         planner = self._planner
         planner.tell_of("worker.ready", member, seconds=now - member.born)
-        planner.say(f"{member.name} is ready after {now - member.born:.1f} s")
+        level = act.DEBUG if planner.is_reloading else act.INFO
+        planner.say(f"{member.name} is ready after {now - member.born:.1f} s", level)
         for other in self._roster.members.values():
             if other.slot == member.slot and other.signal == act.KILL:
                 other.due = min(other.due, max(now, other.since + DUMPING))

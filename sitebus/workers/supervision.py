@@ -7,6 +7,7 @@ that harms the process it is in, never harms this one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ from sitebus.process import Engine, Priority
 from sitebus.workers import cpus
 from sitebus.workers.launch import Launch, Terms
 from sitebus.workers.policy import Policy
+from sitebus.workers.reloading import WorkersReloader
 from sitebus.workers.supervisor import Supervisor
+from sitebus.workers.terminal import TerminalKeeper
 
 if TYPE_CHECKING:
     from sitebus.sockets import Listener
@@ -74,13 +77,22 @@ class Supervision:
         self.supervisor = Supervisor(
             engine,
             policy(configuration),
-            Terms.here(launch, told["drain_timeout"], max(5.0, REST * number(configuration))),
+            Terms.here(
+                launch,
+                told["drain_timeout"],
+                max(5.0, REST * number(configuration)),
+                reload=is_reloaded(configuration),
+                warm=configuration.one("reload")["warm"] and is_reloaded(configuration),
+                release=self._release,
+            ),
             lambda: [listener for _, listener in self.binder.bound],
             name=configuration.site["name"],
             exports=told["export"],
             inplace=told["graceful"] == "inplace",
             preload=told["preload"],
         )
+        self.launch = launch
+        self.reloader: WorkersReloader | None = None
         self._subscribed: list[Any] = []
 
     def subscribe(self) -> None:
@@ -103,6 +115,19 @@ class Supervision:
 
         yield from from_configuration(self.configuration, self.engine, self.supervisor.metrics)
         yield self.supervisor
+        if is_reloaded(self.configuration):
+            yield TerminalKeeper(self.engine)
+            self.reloader = WorkersReloader(
+                self.engine,
+                self.supervisor,
+                self.configuration,
+                self.launch,
+                **parts.reloader_settings(self.configuration, self.engine),
+            )
+            yield self.reloader
+
+    def _release(self) -> str:
+        return "" if self.reloader is None else self.reloader.release
 
     def run(self) -> int:
         """Start, block until the site has ended, and answer the exit status.
@@ -145,13 +170,34 @@ class Supervision:
 def number(configuration: Configuration) -> int:
     """Answer how many workers the configuration asks for; 0 if this process serves."""
     count = configuration.one("workers")["count"]
+    if count == 0 and is_reloaded(configuration):
+        return 1
     return cpus.count() if count == "auto" else int(count)
+
+
+def is_reloaded(configuration: Configuration) -> bool:
+    """Answer whether workers are replaced when their code changes."""
+    told = configuration.one("reload")
+    return bool(told["enabled"] and told["supervised"] and can_supervise())
+
+
+def can_supervise() -> bool:
+    """Answer whether there can be workers: a process must be told from others by a descriptor."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def policy(configuration: Configuration) -> Policy:
     """Answer what the configuration says of the workers' lives."""
     told = configuration.one("workers")
     named = {name: told[name] for name in Policy._fields if name in told}
+    if named["boot_timeout"] and is_reloaded(configuration):
+        # New code has at least the time that it has where a child tries it.
+        trial = configuration.one("reload")["try_timeout"]
+        named["boot_timeout"] = max(named["boot_timeout"], trial)
     return Policy(**{**named, "count": number(configuration)})
 
 
@@ -164,7 +210,11 @@ def supervise(configuration: Configuration, engine: Engine, launch: Launch) -> S
     supervision = Supervision(configuration, engine, launch)
     set_umask(configuration)
     try:
-        parts.log_handlers(configuration)
+        if is_reloaded(configuration):
+            # Handlers may be code that changes; workers have them.
+            parts.plain_log_handlers(configuration)
+        else:
+            parts.log_handlers(configuration)
         supervision.subscribe()
     except BaseException:
         supervision.close()

@@ -8,8 +8,10 @@ their response begins: a stream of events that goes on for hours is no request t
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sitebus.servers import Faces
@@ -73,5 +75,22 @@ class Tally:
 
     def oldest(self, now: float) -> float:
         """Answer for how many seconds the oldest request has been waited for; 0 without any."""
+        if is_being_debugged():
+            return 0.0
         under_way = [request.since for _, request in self._engine.serving.in_flight()]
         return now - min((*under_way, *self._waiting.copy().values()), default=now)
+
+
+def is_being_debugged() -> bool:
+    """Tell whether somebody looks at a thread with Python's debugger: nobody is in a hurry then."""
+    if "bdb" not in sys.modules:
+        return False
+    return any(map(_is_in_debugger, sys._current_frames().values()))
+
+
+def _is_in_debugger(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") in ("bdb", "pdb"):
+            return True
+        frame = frame.f_back
+    return False

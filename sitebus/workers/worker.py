@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sitebus.control.metrics import REGISTRY
-from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError
+from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError, TrialFailed
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin, listens
 from sitebus.plugins.signals import SignalHandler, told
@@ -29,11 +29,13 @@ from sitebus.relay.dispatch import Dispatcher
 from sitebus.relay.exports import FIRST, Exports
 from sitebus.servers import SiteServer
 from sitebus.sockets import connections
+from sitebus.workers.abandoning import Abandoned
 from sitebus.workers.freshness import forget_what_is_new
 from sitebus.workers.inside import MOST_TEXT, Loaded, prepare, put_together, refusal, take_sockets
 from sitebus.workers.probe import Prober
 from sitebus.workers.pulse import Pulse
 from sitebus.workers.shipping import Shipper
+from sitebus.workers.sighting import Sighting
 from sitebus.workers.uplink import LogUplink
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Worker:
         self._began = time.time()
         self._measured = False
         self._is_ready = self._told_to_leave = False
+        self._sighting: Sighting | None = None
         self._hears: Mapping[str, Callable[[Message, int | None], object]] = {
             "boot": self._hear_boot,
             "drain": self._hear_drain,
@@ -92,6 +95,8 @@ class Worker:
             "publish": self._hear_publish,
             "call": self._hear_call,
             "kept": self._hear_kept,
+            "reload": self._hear_reload,
+            "sight": self._hear_sight,
             "stacks": lambda told, _: self.send("stacks", re=told["re"], text=self._stacks()),
         }
         self.link = Link(sock, self._poller, self._hear, self._link_ended)
@@ -115,9 +120,13 @@ class Worker:
             return 0
         except Exception as error:  # noqa: BLE001 - strangers' code; whatever it is, it is told
             message = refusal(error)
+            if self._sighting is not None:
+                self._sighting.tell()
             self.link.send(message)
             return int(message["status"])
         finally:
+            if self._sighting is not None:
+                self._sighting.stop()
             self._dispatcher.stop(FLUSH)
             self.link.close(FLUSH)
             self._poller.stop()
@@ -132,17 +141,25 @@ class Worker:
         signals = SignalHandler(self.engine, actions=ACTIONS)
         signals.subscribe()
         self._drain_timeout = boot["drain_timeout"]
+        if boot["reload"]:
+            self._sighting = Sighting(self.engine, self._poller, self.send, libraries=boot["warm"])
+            self._sighting.start()
+            Abandoned(self.engine).subscribe()
         if self._loaded is None:
             configuration = prepare(self.engine, boot)
-            self._loaded = put_together(self.engine, self.site, configuration)
+            lenient = bool(boot["lenient"])
+            self._loaded = put_together(self.engine, self.site, configuration, lenient=lenient)
         else:
             take_sockets(self.engine, boot)
         assembled, tally = self._loaded
+        if assembled.face is not None and boot["release"]:
+            # What a page came from may not be who tells it what is new.
+            assembled.face.streams.boot = boot["release"]
         bridge = assembled.bridge
         assert isinstance(bridge, LogUplink)
         bridge.link = self.link
         told = assembled.configuration.one("workers")
-        prober = Prober(self.engine, assembled.site, told["probe"], assembled.call_off)
+        prober = Prober(self.engine, assembled.site, told["probe"], self._refuse)
         self._exports = Exports(self.engine, told["export"], self._export)
         guests = [prober, self._exports, Leaving(self.engine, self._leaves)]
         pulse = Pulse(
@@ -161,6 +178,8 @@ class Worker:
             pulse.start(boot["idle_beat"])
             bridge.ready()
             self._is_ready = True
+            if self._sighting is not None:
+                self._sighting.ready()
             self.send("ready", mounts=assembled.mount_lines())
             self._dispatcher.post(lambda: forget_what_is_new(self._began))
             return self._block()
@@ -169,6 +188,13 @@ class Worker:
             for guest in guests:
                 guest.unsubscribe()
             assembled.close()
+
+    def _refuse(self, error: Exception) -> None:
+        """Hear that a probe has failed; where nothing serves it was to."""
+        assert self._loaded is not None
+        assembled = self._loaded.assembly
+        if assembled.face is None or not assembled.face.cold:
+            assembled.refuse(error)
 
     def _block(self) -> int:
         status = self.engine.block()
@@ -237,6 +263,18 @@ class Worker:
         if fd is not None:
             kept = os.dup(fd)
             self._dispatcher.post(lambda: self._adopt(kept))
+
+    def _hear_reload(self, message: Message, fd: int | None) -> None:
+        channel = str(message["channel"])
+        values = message.get("values", ())
+        if "error" in message:
+            told = message["error"]
+            values = [TrialFailed(told["reason"], told["text"], told["file"], told["line"])]
+        self._dispatcher.offer(lambda: self._exports.publish(channel, values, {}))
+
+    def _hear_sight(self, message: Message, fd: int | None) -> None:
+        if self._sighting is not None:
+            self._sighting.again()
 
     def _link_ended(self, link: Link) -> None:
         """The supervisor has gone: finish what is being served, and end whatever happens."""

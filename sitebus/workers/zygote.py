@@ -1,4 +1,4 @@
-"""A process that loads the applications once, and forks workers of itself.
+"""A process that loads something once, and forks workers of itself.
 
 It has one thread, always: what another thread holds in the moment of a fork is held for ever in the
 child. Loaded and frozen, its memory is shared with every worker as long as nobody writes to it; the
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sitebus.errors import PreloadHasThreads
 from sitebus.relay.frames import Decoder, encode
 from sitebus.workers.freshness import forget_what_is_new
-from sitebus.workers.inside import Loaded, prepare, put_together, refusal
+from sitebus.workers.inside import prepare, put_together, refusal
 
 if TYPE_CHECKING:
     from sitebus.mounts import Site
@@ -37,7 +37,7 @@ _MOST = 16
 
 
 class Zygote:
-    """One life of it.
+    """One life of it; what it loads, and what a fork of it is, are for subclasses to say.
 
     Args:
         engine: The process's bus, which each worker starts for itself.
@@ -61,81 +61,97 @@ class Zygote:
         with self._socket:
             return self._live()
 
-    def _live(self) -> int:
-        boot = self._next()
-        if boot is None:
-            return 0
-        try:
-            loaded = self._load(boot[0])
-        except Exception as error:  # noqa: BLE001 - strangers' code; whatever it is, it is told
-            message = refusal(error)
-            self._send(message)
-            return int(message["status"])
-        self._send({"is": "loaded"})
-        self._selector.register(self._socket, selectors.EVENT_READ)
-        while self._turn(boot[0], loaded):
-            pass
-        return 0
+    def load(self, boot: Message) -> Message:
+        """Load what all forks are to have, and answer what there is to say of it.
 
-    def _load(self, boot: Message) -> Loaded:
-        began = time.time()
-        configuration = prepare(self.engine, boot)
-        loaded = put_together(self.engine, self.site, configuration)
-        loaded.assembly.preload()
-        forget_what_is_new(began)
-        import sitebus.workers.worker  # noqa: F401 - so that no worker has to
+        Args:
+            boot: What workers are told.
+        """
+        raise NotImplementedError
 
+    def hear(self, message: Message) -> None:
+        """Hear anything else from the supervisor."""
+
+    def be_worker(self, told: Message, sock: socket.socket) -> int:
+        """Be a worker, in a fork, and answer the exit status.
+
+        Args:
+            told: What came with the wish for it.
+            sock: The worker's end of its link.
+        """
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Have the memory shared from here on.
+
+        Raises:
+            PreloadHasThreads: There is more than one thread.
+        """
         names = other_threads()
         if names:
             raise PreloadHasThreads(names)
         gc.collect()
         gc.freeze()
-        return loaded
 
-    def _turn(self, boot: Message, loaded: Loaded) -> bool:
+    def _live(self) -> int:
+        boot = self._next()
+        if boot is None:
+            return 0
+        try:
+            self.send("loaded", **self.load(boot[0]))
+            self._selector.register(self._socket, selectors.EVENT_READ)
+            while self._turn():
+                pass
+        except Exception as error:  # noqa: BLE001 - strangers' code; whatever it is, it is told
+            message = refusal(error)
+            self._send(message)
+            return int(message["status"])
+        return 0
+
+    def _turn(self) -> bool:
         """Do what there is to do; answer whether to go on."""
+        if self._messages:  # they came with one that was taken before
+            return self._obey()
         for key, _ in self._selector.select():
             if key.fileobj is not self._socket:
                 self._bury(key.fd)
-            elif not self._obey(boot, loaded):
+            elif not self._obey():
                 return False
         return True
 
-    def _obey(self, boot: Message, loaded: Loaded) -> bool:
+    def _obey(self) -> bool:
         """Do what has been told; answer whether to go on."""
         told = self._next()
         while told is not None:
             if told[0].get("is") == "fork":
-                self._fork({**boot, **told[0]}, told[1], loaded)
+                self._fork(*told)
+            else:
+                self.hear(told[0])
             if not self._messages:
                 return True
             told = self._next()
         return False
 
-    def _fork(self, boot: Message, link: int | None, loaded: Loaded) -> None:
+    def _fork(self, told: Message, link: int | None) -> None:
         if link is None:
             return
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):
-                stream.flush()  # else the child would write it once more
+        flush_streams()  # else the child would write it once more
         try:
             pid = os.fork()
         except OSError as error:
-            self._send({"is": "unforked", "serial": boot["serial"], "reason": str(error)})
+            self.send("unforked", serial=told["serial"], reason=str(error))
             os.close(link)
             return
         if pid == 0:
-            self._be_worker(boot, link, loaded)
+            self._be_worker(told, link)
         os.close(link)
         pidfd = os.pidfd_open(pid)
         self._children[pidfd] = pid
         self._selector.register(pidfd, selectors.EVENT_READ)
-        self._send({"is": "forked", "serial": boot["serial"], "pid": pid}, pidfd)
+        self.send("forked", pidfd, serial=told["serial"], pid=pid)
 
-    def _be_worker(self, boot: Message, link: int, loaded: Loaded) -> NoReturn:
+    def _be_worker(self, told: Message, link: int) -> NoReturn:
         """Go on as a worker; what belongs to the zygote is closed."""
-        from sitebus.workers.worker import Worker
-
         status = 70
         try:
             self._selector.close()
@@ -143,7 +159,7 @@ class Zygote:
             for fd in (*self._children, *self._descriptors):
                 os.close(fd)
             signal.set_wakeup_fd(-1)
-            status = Worker(self.engine, self.site, socket.socket(fileno=link), loaded).run(boot)
+            status = self.be_worker(told, socket.socket(fileno=link))
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else 70
         except BaseException:  # noqa: BLE001 - nothing may go on below: that is the zygote's
@@ -158,9 +174,13 @@ class Zygote:
         self._selector.unregister(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
-        self._send({"is": "ended", "pid": pid, "status": os.waitstatus_to_exitcode(status)})
+        self.send("ended", pid=pid, status=os.waitstatus_to_exitcode(status))
 
     # The link, without a thread.
+
+    def send(self, what: str, fd: int | None = None, **values: Any) -> None:
+        """Send a message up."""
+        self._send({"is": what, **values}, fd)
 
     def _send(self, message: Message, fd: int | None = None) -> None:
         told = message if fd is None else {**message, "+fd": True}
@@ -187,6 +207,33 @@ class Zygote:
         return message, self._descriptors.pop(0) if carries and self._descriptors else None
 
 
+class Preloading(Zygote):
+    """Loads the applications, mounted and ready to serve."""
+
+    def load(self, boot: Message) -> Message:
+        """Put the site together, but for what a start does.
+
+        Raises:
+            SitebusError: It cannot be had, or cannot be forked.
+        """
+        began = time.time()
+        configuration = prepare(self.engine, boot)
+        loaded = put_together(self.engine, self.site, configuration)
+        loaded.assembly.preload()
+        forget_what_is_new(began)
+        import sitebus.workers.worker  # noqa: F401 - so that no worker has to
+
+        self._boot, self._loaded = boot, loaded
+        self.settle()
+        return {}
+
+    def be_worker(self, told: Message, sock: socket.socket) -> int:
+        """Serve."""
+        from sitebus.workers.worker import Worker
+
+        return Worker(self.engine, self.site, sock, self._loaded).run({**self._boot, **told})
+
+
 def other_threads() -> list[str]:
     """Answer the names of all threads but this one, those of libraries in C as numbers."""
     known = {thread.native_id: thread.name for thread in threading.enumerate()}
@@ -195,11 +242,16 @@ def other_threads() -> list[str]:
     return [known.get(each, f"thread {each} of a library") for each in others]
 
 
-def _leave(status: int) -> NoReturn:
-    """End this process as an interpreter would, but for what the zygote had registered."""
+def flush_streams() -> None:
+    """Write what is to be written."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process as an interpreter would, but for what the zygote had registered."""
+    flush_streams()
     import atexit
 
     atexit._run_exitfuncs()

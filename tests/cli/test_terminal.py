@@ -29,9 +29,13 @@ bind = 127.0.0.1:0
 [reload]
 enabled = yes
 interval = 50ms
+supervised = {}
 [mount /]
 app = siteapp:application
 """
+
+
+MORE = "[mount /more]\napp = siteapp:application\n"
 
 
 class Terminal:
@@ -88,7 +92,7 @@ class Terminal:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "site.ini").write_text(INI)
+    (tmp_path / "site.ini").write_text(INI.format("no"))
     (tmp_path / "siteapp.py").write_text(SITE.format("one"))
     return tmp_path
 
@@ -111,10 +115,31 @@ def test_a_reload_is_two_lines(folder: Path) -> None:
         assert terminal.process.wait(PATIENCE) == 0
 
 
-def test_a_reload_that_changes_what_is_served_shows_it(folder: Path) -> None:
+def test_a_reload_through_the_supervisor_is_two_lines(folder: Path) -> None:
+    """Its process goes on, and so does what is served."""
+    (folder / "site.ini").write_text(INI.format("yes"))
     with Terminal(folder) as terminal:
         terminal.wait_for("Ctrl-C to stop")
-        (folder / "site.ini").write_text(f"{INI}[mount /more]\napp = siteapp:application\n")
+        first = len(terminal.lines)
+        for number in (1, 2):
+            (folder / "siteapp.py").write_text(SITE.format("two" * (number + 1)))
+            terminal.wait_for(r"reload done in \d", number)
+        said = [re.sub(r"in [\d.]+ s$", "in a moment", line) for line in terminal.lines[first:]]
+        reload = [
+            f"INFO sitebus: Reloading because {folder}/siteapp.py changed.",
+            "INFO sitebus: reload done in a moment",
+        ]
+        assert said == reload * 2
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("supervised", ["no", "yes"])
+def test_a_reload_that_changes_what_is_served_shows_it(folder: Path, supervised: str) -> None:
+    (folder / "site.ini").write_text(INI.format(supervised))
+    with Terminal(folder) as terminal:
+        terminal.wait_for("Ctrl-C to stop")
+        (folder / "site.ini").write_text(INI.format(supervised) + MORE)
         terminal.wait_for("^  /more  siteapp:application")
         terminal.wait_for("Ctrl-C to stop", 2)
         assert not any(line.startswith("serving again") for line in terminal.lines)
@@ -131,7 +156,7 @@ def test_an_operator_who_asks_for_details_gets_them(folder: Path) -> None:
 
 def test_a_log_that_is_kept_has_all_of_it(folder: Path) -> None:
     """Whoever reads it wants to know when the site was away."""
-    (folder / "site.ini").write_text(f"{INI}[logging]\nerror = site.log\n")
+    (folder / "site.ini").write_text(INI.format("no") + "[logging]\nerror = site.log\n")
     with Terminal(folder) as terminal:
         terminal.wait_for("Ctrl-C to stop")
         (folder / "siteapp.py").write_text(SITE.format("two" * 2))

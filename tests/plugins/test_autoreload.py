@@ -159,7 +159,7 @@ def test_a_watch_that_somebody_closed_is_made_anew(
     site: Site, module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some libraries close every descriptor there is, and know nothing of ours."""
-    monkeypatch.setattr("sitebus.plugins.autoreload.FIRST_DELAY", 0.01)
+    monkeypatch.setattr("sitebus.plugins.reloader.FIRST_DELAY", 0.01)
     plugin = told(site, module)
     assert plugin._watcher is not None
     os.close(plugin._watcher._notices._queue.fd)  # type: ignore[union-attr]
@@ -314,7 +314,7 @@ def test_the_thread_survives_anything(
     site: Site, module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it no change would be seen any more, and nobody would know."""
-    monkeypatch.setattr("sitebus.plugins.autoreload.FIRST_DELAY", 0.01)
+    monkeypatch.setattr("sitebus.plugins.reloader.FIRST_DELAY", 0.01)
     reloader(site, module)
     site.refusal = RuntimeError("unheard of")
     module.write_text("X = 22\n")

@@ -12,12 +12,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sitebus.reload import places
 from sitebus.reload.notices import LONGEST
+from sitebus.reload.sources import Sources
+from sitebus.reload.stamps import Snapshot
+from sitebus.reload.watcher import Watcher
 from tests.helpers import environment, wait_for
 from tests.reload.watching import watching
 
@@ -227,3 +231,45 @@ def test_a_write_through_a_mapping_is_noticed(tmp_path: Path, way: str) -> None:
             memory[:1] = b"Y"
             memory.flush()
         assert seen.names() == ["views.py"]
+
+
+def test_who_is_eager_waits_for_no_more(tmp_path: Path) -> None:
+    """But for the end of the writing: half a file is of no use to anybody."""
+    path = tmp_path / "views.py"
+    path.write_text("X = 1\n")
+    notices = Inotify(LONGEST)
+    try:
+        notices.cover(places.of([str(path)], []), {})
+        notices.eager = True
+        began = time.monotonic()
+        path.write_text("X = 22\n")
+        assert notices.wait(5)
+        assert time.monotonic() - began < LONGEST / 2
+
+        with path.open("w") as file, ThreadPoolExecutor() as pool:
+            waiting = pool.submit(notices.wait, 5)
+            file.write("X = 333\n")
+            file.flush()
+            with pytest.raises(TimeoutError):
+                waiting.result(LONGEST / 3)
+            file.close()
+            assert waiting.result(5)
+    finally:
+        notices.close()
+
+
+def test_a_wait_can_be_ended_and_begun_again(tmp_path: Path) -> None:
+    """Whoever watches may have something else to do; no change is lost meanwhile."""
+    path = tmp_path / "views.py"
+    path.write_text("X = 1\n")
+    watcher = Watcher(Sources({str(path)}.copy), Snapshot(), lambda: 60.0, 0.01, False, print)
+    assert watcher.look() is None
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(watcher.wait)
+        watcher.call()
+        assert waiting.result(5) is None
+        path.write_text("X = 22\n")
+        changes = pool.submit(watcher.wait).result(5)
+        assert changes is not None
+        assert changes.paths == (str(path),)
+    watcher.close()

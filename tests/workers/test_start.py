@@ -55,7 +55,8 @@ def test_a_missing_application_has_the_status_it_always_has(tmp_path: Path) -> N
         (("-o", "workers.boot_timeout=0"), "a duration"),
         (("-o", "workers.counts=3"), "count"),
         (("-o", "workers.export=stop"), "each process's own"),
-        (("--reload",), "with [reload] there is one process"),
+        (("--reload", "-o", "reload.supervised=no"), "in [reload] there is one process"),
+        (("--reload", "-o", "workers.preload=yes"), "with [reload] each worker imports"),
         (("-o", "workers.preload=yes", "-u", "nobody"), "preload: it imports before"),
     ],
 )

@@ -294,12 +294,14 @@ class World:
     def wish(self) -> Job | None:
         """Ask for something, whatever is going on; answer what came of it, if anything did."""
         with suppress(RollRunning, UnknownWorker):
-            return self._wish(self.random.choice("rrsd"))
+            return self._wish(self.random.choice("rrsdl"))
         return None
 
     def _wish(self, what: str) -> Job:
         if what == "r":
             return self.pool.roll("new code", self.now)
+        if what == "l":
+            return self.pool.reload("new code", self.now)
         if what == "s":
             return self.pool.scale(self.random.randint(1, 6), self.now)
         return self.pool.drain_worker(self.random.randint(1, 6), self.now)
