@@ -31,6 +31,7 @@ autodoc_preserve_defaults = True
 nitpick_ignore_regex += [
     ("py:(class|exc|func|meth|mod)", r"(?!sitebus\b).*"),
     ("py:class", r"sitebus\.(plugins\.Method|sockets\.(files\.SocketFile|connections\.Idle))"),
+    ("py:class", r"sitebus\.testing\.waiting\.T"),
 ]
 
 # Dashes stay as they are typed: options begin with two of them.
