@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +25,7 @@ from sitebus.errors import (
     NotPrinted,
     StillRunning,
     UnclearInterface,
+    UsageError,
 )
 from sitebus.testing import ServedSite, live
 from sitebus.testing.buses import clean_bus
@@ -111,6 +114,21 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def test_a_daemon_of_a_child_does_not_hold_its_test_up() -> None:
+    """It has the other end of the output, and a life of its own."""
+    parent = (
+        "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', "
+        "'import signal; signal.alarm(30); signal.pause()'], start_new_session=True).pid)"
+    )
+    with Child([sys.executable, "-c", parent]) as child:
+        pid = int(child.wait_for_output(r"^\d+$").group())
+        began = time.monotonic()
+    took = time.monotonic() - began
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: child.process.stdout and child.process.stdout.closed, PATIENCE)
+    assert took < 15
+
+
 def test_a_site_that_restarts_tells_its_new_addresses(tmp_path: Path) -> None:
     """The last banner counts, all lines of it."""
     (tmp_path / "app.py").write_text(
@@ -146,7 +164,7 @@ def test_a_served_site_leaves_nothing(adapter: str) -> None:
         ("no_such_module_here:app", {}, sitebus.SitebusError),
         (hello, {"server.bind": "192.0.2.1:80"}, BindError),
     ],
-    ids=str,
+    ids=["a number", "no application", "not there", "an address of others"],
 )
 def test_what_cannot_be_served_leaves_nothing(
     target: object, settings: dict[str, str], error: type[Exception]
@@ -156,6 +174,16 @@ def test_what_cannot_be_served_leaves_nothing(
     with nothing_left(), pytest.raises(error), ServedSite(target, settings=settings):
         pass
     assert (sys.path, dict(os.environ), live.LIVE) == (path, environ, [])
+
+
+def test_a_site_serves_once() -> None:
+    """A second start would be the end of the first, and say something else."""
+    with ServedSite(hello) as served:
+        with pytest.raises(UsageError, match="has been started before, and serves once"):
+            served.start()
+        assert requests.get(served.url, timeout=PATIENCE).ok
+    with pytest.raises(UsageError, match="make another"):
+        served.start()
 
 
 def test_a_site_is_as_it_was(site_server: Serve) -> None:
