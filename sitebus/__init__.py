@@ -100,7 +100,8 @@ def embed(
             reference such as ``module:app``; an application; or a `Site`.
         environment: ``development`` or ``production``; what the file says if left out, like the
             other arguments.
-        access_log: A file, or ``off``; off if nobody says, for the host has one.
+        access_log: A file, or ``off``; off if nobody says, for the host has one, and standard
+            output is the host's as well.
         log_level: The least severe message that is written, to standard error if nobody says.
         reload: Have Apache replace a daemon process when a file changes that the site is made of;
             other hosts do not know how.

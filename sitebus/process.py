@@ -128,6 +128,7 @@ class Engine(Bus):
         ending = {state for state, channel in machine.channels.items() if channel in ends}
         self._ending = ending | machine.error_states
         self._last_resort = _at_last(self)
+        self._lodges = False
         self._blocking = False
         self._main_work: deque[Callable[[], object]] = deque()
 
@@ -181,7 +182,8 @@ class Engine(Bus):
             self._restarts.prove()
             return
         atexit.unregister(self._last_resort)
-        atexit.register(self._last_resort)
+        if not self._lodges:
+            atexit.register(self._last_resort)
         if threading.current_thread() is threading.main_thread():
             # Before there are other threads and children: they would inherit the block.
             reexec.release_signals()
@@ -239,6 +241,36 @@ class Engine(Bus):
         self._moved = False
         self.state = self.machine.initial
         return []
+
+    def lodge(self, restarts: Restarts, loop: LoopThread | None = None) -> None:
+        """Leave to whoever runs this process what is theirs; before a start.
+
+        No socket that was passed to the process is taken, and its end is for others to tell.
+
+        Args:
+            restarts: What becomes of a wish to restart.
+            loop: Where asynchronous listeners and applications run; a loop of the engine's own if
+                not given.
+        """
+        from sitebus.sockets import Sockets
+
+        self._lodges = True
+        self._sockets = Sockets({})
+        self._restarts = restarts
+        if loop is not None:
+            self._loop = loop
+
+    def disown(self) -> None:
+        """Leave what runs to the process from which this one was forked: nothing of it is here.
+
+        The engine has exited then, without a word to its listeners, and can be renewed.
+        """
+        # Whoever held them has no thread here.
+        self._turn, self._bounding = threading.RLock(), threading.RLock()
+        self._walker = self._running = None
+        self._commands.clear()
+        self._blocking = False
+        self.state = self.machine.ended
 
     def restart(self, force: bool = False) -> None:
         """Exit, and have `block` run the same command line again in this process.

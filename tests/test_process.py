@@ -1118,3 +1118,34 @@ def test_signals_are_not_blocked_in_what_a_restarted_program_starts(tmp_path: Pa
     with run(tmp_path, text) as child:
         assert child.wait() == 0
         assert child.output.count("ended by -15") == 2
+
+
+# What Python warns of is what this is about.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_disowned_engine_can_be_renewed_while_another_thread_walks(engine: Engine) -> None:
+    """A fork copies that somebody starts the bus, and not who."""
+    inside, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        inside.set()
+        go.wait(5)
+
+    engine.subscribe("start", hold)
+    walker = threading.Thread(target=engine.start)
+    walker.start()
+    assert inside.wait(5)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        go.set()
+        engine.disown()
+        engine.renew()
+        engine.start()
+        engine.exit()
+        os._exit(42 if engine.state == states.EXITING else 1)
+    status = os.waitpid(child, 0)[1]
+    go.set()
+    walker.join(5)
+
+    assert os.waitstatus_to_exitcode(status) == 42
+    assert engine.state == states.STARTED

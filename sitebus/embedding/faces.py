@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sitebus.errors import EmbedsItself
 
 if TYPE_CHECKING:
+    import asyncio
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from sitebus.asgi import ASGIApplication, Receive, Scope, Send
     from sitebus.embedding.lodger import Lodger
+
+
+#: What hosts were given.
+_given: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def refuse(app: object, name: str) -> None:
+    """Let nothing be embedded that goes to the lodger itself.
+
+    Raises:
+        EmbedsItself: *app* does.
+    """
+    if any(app is each for each in _given):
+        raise EmbedsItself(name)
 
 
 class Embedded:
@@ -20,6 +38,7 @@ class Embedded:
 
     def __init__(self, lodger: Lodger) -> None:
         self._lodger = lodger
+        _given.add(self)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         lodger = self._lodger
@@ -34,13 +53,25 @@ class Embedded:
 
 def asgi(lodger: Lodger) -> ASGIApplication:
     """Answer the site of this process, as an ASGI application."""
+    beginning: dict[object, asyncio.Task[None]] = {}
+
+    async def begun() -> None:
+        """Wait with all others for one start: it may need the threads that each would hold."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        if loop not in beginning:
+            beginning[loop] = loop.create_task(_begin(lodger))
+            beginning[loop].add_done_callback(lambda _: beginning.pop(loop))
+        # A visitor who leaves does not call it off.
+        await asyncio.shield(beginning[loop])
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _live(lodger, receive, send)
             return
         if lodger.pid != os.getpid():
-            await _begin(lodger)
+            await begun()
         page, plan = lodger.page, lodger.plan
         if page is None and plan is not None:
             await plan.site.plain_asgi(scope, receive, send)
@@ -49,6 +80,7 @@ def asgi(lodger: Lodger) -> ASGIApplication:
 
             await send_answer(page(described(scope)), scope, send)
 
+    _given.add(application)
     return application
 
 

@@ -17,6 +17,7 @@ from sitebus.assembly.environment import set_defaults
 from sitebus.assembly.lifespans import LifespanKeeper
 from sitebus.assembly.startup import Startup
 from sitebus.control import watching
+from sitebus.embedding import faces
 from sitebus.embedding.plans import NOT_OURS, Plan
 from sitebus.errors import AppImportError, SitebusError
 from sitebus.listeners import ERROR
@@ -134,6 +135,7 @@ class Furnisher(Startup):
         site, place = self.assembly.site, settings.place
         try:
             target = applications.open_application(configuration, settings)
+            faces.refuse(target.app, settings["app"])
             return applications.mount(configuration, settings, site, target)
         except SitebusError as error:
             if isinstance(error, AppImportError) and isinstance(error.error, KeyboardInterrupt):
@@ -150,12 +152,14 @@ class Furnisher(Startup):
 
 def explaining(site: Site, name: str, error: BaseException) -> Page:
     """Answer the page that says why there is nothing else, in development."""
-    shown = error.error if isinstance(error, AppImportError) else error
+    # Without what is ours of the way there, if that is known.
+    text = getattr(error, "traceback_text", "")
+    told = f"{error}\n\n{text}" if text else ""
 
     def page(environ: Mapping[str, Any]) -> pages.Answer:
         if not site.development:
             return pages.plain("500 Internal Server Error")
-        return pages.failure(shown, name, html=pages.wants_html(environ))
+        return pages.failure(error, name, html=pages.wants_html(environ), text=told)
 
     return page
 

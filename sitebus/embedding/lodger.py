@@ -7,7 +7,6 @@ and it ends when that process does, once, whoever says so and however often.
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -21,8 +20,6 @@ from sitebus.embedding.stays import Stays
 from sitebus.errors import CannotEmbed, ChannelFailures, SitebusError
 from sitebus.listeners import ERROR, INFO, WARNING
 from sitebus.mounts import pages
-from sitebus.mounts.lifespans import Lifespans
-from sitebus.sockets import Sockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,17 +65,19 @@ class Lodger:
         self._plan: Plan | None = None
         self._assembled: Assembly | None = None
         self._told_end = 0
+        #: The process in which the bus may be on its way: a fork copies its state, and no thread.
+        self._tried = 0
         #: What was refused while the bus started: the site as a whole cannot be served.
         self._refused: Exception | None = None
-        self._changing = threading.RLock()
-        self._keep_hands_off()
-
-    def _keep_hands_off(self) -> None:
-        """Have the engine neither take what the host was passed, nor run anything else instead."""
-        self.engine._sockets = Sockets({})
-        self.engine._restarts = Stays(self.engine, self.host)
+        self._locks: dict[int, threading.RLock] = {}
+        engine.lodge(Stays(engine, host))
         # It cannot be longer than the host waits.
         self.engine.stop_timeout = min(self.engine.stop_timeout, self.host.patience)
+
+    @property
+    def _changing(self) -> threading.RLock:
+        """The lock of this process: its parent's may be held by a thread that is not here."""
+        return self._locks.setdefault(os.getpid(), threading.RLock())
 
     @property
     def plan(self) -> Plan | None:
@@ -89,16 +88,19 @@ class Lodger:
         """Embed *plan*, in the place of another one if there is one.
 
         Raises:
-            SitebusError: It cannot be; what there was before is gone.
+            SitebusError: It cannot be. What there was before is gone, unless an application was to
+                take the place of another.
         """
         with self._changing:
+            self._mind_fork()
             before = self._plan
             if before is not None and before.key == plan.key and not self._is_flawed:
                 return
+            exchanged = before is not None and self._exchange(before, plan)
             if before is not None and before.key != plan.key:
                 self.engine.log(f"{plan.name} is embedded now, instead of {before.name}", WARNING)
             self._plan = plan
-            if before is not None and self._exchange(before, plan):
+            if exchanged:
                 return
             served = self.pid == os.getpid()
             self.pid = 0  # from now on, requests wait for what comes
@@ -113,6 +115,7 @@ class Lodger:
     def vacate(self, speaks: Literal["wsgi", "asgi"]) -> None:
         """Embed nothing, until somebody says what, for a host that *speaks* that."""
         with self._changing:
+            self._mind_fork()
             self._leave()
             self._plan, self.loop, self.speaks, self.pid = None, None, speaks, 0
 
@@ -177,8 +180,8 @@ class Lodger:
             here = self.pid == os.getpid()
             if self._plan is None or (here and not (again and self._assembled is None)):
                 return
-            if self.pid and not here:
-                self._forget_parent()
+            self._mind_fork()
+            self._tried = os.getpid()
             self.failure = self._refused = None
             try:
                 self._start()
@@ -189,8 +192,6 @@ class Lodger:
                 # Not while it is handled: the log would think that somebody else tells it.
                 self._fail(self.failure)
             self.pid = os.getpid()
-            # What it would do, with a warning that is not for us, is done when the host ends.
-            atexit.unregister(self.engine._last_resort)
             if self._told_end != self.pid:
                 self._told_end = self.pid
                 self.host.at_end(self.end)
@@ -200,9 +201,10 @@ class Lodger:
             self._assemble()
         assert self._assembled is not None
         assert self._plan is not None
-        if self.loop is not None:
-            self.engine._loop = self.loop
+        self.engine.lodge(Stays(self.engine, self.host), self.loop)
         self._assembled.start()
+        for note in self._plan.configuration.notes:
+            self.engine.log(str(note), WARNING)
         for warning in self.host.warnings():
             self.engine.log(warning, WARNING)
         if unused := self._plan.unused():
@@ -275,9 +277,7 @@ class Lodger:
     def end(self) -> None:
         """Exit the bus, if this process has started it; a second time does nothing."""
         if self.pid != os.getpid():
-            # A child that serves nothing has our memory, and none of our threads.
-            atexit.unregister(self.engine._last_resort)
-            return
+            return  # a child that serves nothing has our memory, and none of our threads
         with self._changing:
             self._exit()
             self._assembled = None
@@ -290,21 +290,26 @@ class Lodger:
             self.engine.exit()
         assembled.close()
 
-    def _forget_parent(self) -> None:
-        """Begin as if nothing had: a host that is not known has forked the process that served."""
+    def _mind_fork(self) -> None:
+        """Be as if nothing had begun: a host that is not known has forked the one that served."""
+        if self._tried in (0, os.getpid()):
+            return
         plan, furnisher = self._plan, self._furnisher
-        assert plan is not None
+        self._tried = self.pid = 0
+        self.engine.disown()
         if self._assembled is not None:
             self._assembled.close()
             self._assembled = None
-        self.engine.state = self.engine.machine.ended
-        plan.site.lifespans = Lifespans(plan.site)
+        if plan is not None:
+            plan.site.disown()
         if furnisher is not None:
             furnisher.forget()
 
 
 #: The lodger of this process, whatever script asked for it.
 _lodgers: list[Lodger] = []
+#: A host may run two scripts in two threads.
+_moving_in = threading.Lock()
 
 
 def present(engine: Engine, find: Callable[[], Host], speaks: Literal["wsgi", "asgi"]) -> Lodger:
@@ -313,9 +318,10 @@ def present(engine: Engine, find: Callable[[], Host], speaks: Literal["wsgi", "a
     Raises:
         CannotEmbed: The bus of this process runs, and has not been embedded.
     """
-    if not _lodgers:
-        _lodgers.append(Lodger(engine, find(), speaks))
-    lodger = _lodgers[0]
-    if lodger.speaks != speaks:
-        lodger.vacate(speaks)
+    with _moving_in:
+        if not _lodgers:
+            _lodgers.append(Lodger(engine, find(), speaks))
+        lodger = _lodgers[0]
+        if lodger.speaks != speaks:
+            lodger.vacate(speaks)
     return lodger

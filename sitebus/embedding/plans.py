@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus import assembly
 from sitebus.config import DEFAULT, Configuration, Override, Settings
+from sitebus.embedding import faces
 from sitebus.errors import ConfigErrors
 from sitebus.interfaces import detect
 from sitebus.mounts import Site
@@ -24,6 +25,9 @@ CONFIGURATIONS = (".ini", ".cfg", ".conf")
 
 #: Plugins of ours that change what only the owner of a process may.
 NOT_OURS = frozenset({"daemon", "drop_privileges", "pidfile", "systemd"})
+
+#: Why there is no access log, though there was to be one on standard output.
+_STDOUT = "standard output is the host's"
 
 #: Arguments of ``embed``, and the options that they say.
 ARGUMENTS = {
@@ -77,15 +81,19 @@ def draw_up(target: Any, site: Site, beside: str | None, said: Mapping[str, Any]
     if isinstance(target, Site):
         return Plan((target, rest), "a Site", _read(None, given), target)
     if not isinstance(target, (str, os.PathLike)):
+        faces.refuse(target, _name_of(target))
         detect(target)
         return Plan((target, rest), _name_of(target), _read(None, given), site, target)
     text = os.fspath(target)
+    if not text:
+        raise ConfigErrors(["embed(): nothing is named; name a site.ini, or module:app"])
     if not text.lower().endswith(CONFIGURATIONS):
         return Plan((text, rest), text, _read(None, given, text), site)
     path = _found(Path(text).expanduser(), beside)
     configuration = _read(path, given)
     if not any(mount["enabled"] for mount in configuration.mounts):
-        raise ConfigErrors([f"{path}: nothing is mounted; add a [mount /] with an app"])
+        nothing = f"{path}: nothing is mounted; add a [mount /] with an app"
+        raise ConfigErrors([nothing] if configuration.mounts else configuration.notes or [nothing])
     return Plan((str(path.resolve()), rest), str(path), configuration, site)
 
 
@@ -113,10 +121,11 @@ def _read(path: Path | None, given: Mapping[str, Any], reference: str = "") -> C
     if reference:
         overrides.append(Override("mount /", "app", reference.replace("$", "$$"), "embed()"))
     configuration = assembly.read(path, overrides=overrides)
-    if configuration.logging.value("access").origin != DEFAULT:
+    said = configuration.logging.value("access").origin != DEFAULT
+    if said and configuration.logging["access"] != "-":
         return configuration
     # The host has an access log; and standard output is not ours.
-    overrides.append(Override("logging", "access", "off", "embed()"))
+    overrides.append(Override("logging", "access", "off", _STDOUT if said else "embed()"))
     return assembly.read(path, overrides=overrides)
 
 
@@ -134,6 +143,8 @@ def _unused(configuration: Configuration) -> Iterator[str]:
         yield "[workers]"
     if configuration.one("health")["bind"]:
         yield "[health] bind"
+    if configuration.logging.value("access").origin.detail == _STDOUT:
+        yield "[logging] access = -"
     for plugin in configuration.plugins:
         if plugin["enabled"] and plugin.name in NOT_OURS:
             yield plugin.title

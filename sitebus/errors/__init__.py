@@ -12,6 +12,7 @@ from sitebus.errors.applications import (
     BadChunks,
     BadHost,
     BadMountOption,
+    BadPlace,
     BadPrefix,
     BadReference,
     BodyTooLarge,
@@ -86,7 +87,7 @@ from sitebus.errors.control import (
     RequestRefused,
     UnclearSite,
 )
-from sitebus.errors.embedding import CannotEmbed
+from sitebus.errors.embedding import CannotEmbed, EmbedsItself
 from sitebus.errors.health import AddressShared, BadMetric
 from sitebus.errors.process import (
     CannotCatch,
@@ -151,6 +152,7 @@ from sitebus.errors.workers import (
 
 __all__ = [
     "CannotEmbed",
+    "EmbedsItself",
     "NotWarm",
     "PreloadHasThreads",
     "ProbeFailed",
@@ -162,6 +164,7 @@ __all__ = [
     "BadChunks",
     "BadHost",
     "BadMountOption",
+    "BadPlace",
     "BadPrefix",
     "BadReference",
     "BodyTooLarge",

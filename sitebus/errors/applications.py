@@ -52,6 +52,24 @@ class BadMountOption(SitebusError):
         return f"mount option {self.option}={self.value!r} is not one of {self.allowed}{hint}"
 
 
+class BadPlace(SitebusError):
+    """A key of a PasteDeploy composite is no place for an application."""
+
+    status = EX_CONFIG
+
+    def __init__(self, key: str, options: tuple[str, ...] = ()) -> None:
+        super().__init__(key)
+        self.key = key
+        self.options = options
+
+    def __str__(self) -> str:
+        hint = did_you_mean(self.key, self.options)
+        return (
+            f"{self.key!r} is no place to mount an application: expected /PATH, HOST/PATH or "
+            f"domain HOST port PORT /PATH, where a colon ends a key{hint}"
+        )
+
+
 class GuestFailed(SitebusError):
     """The engine that a mounted application has of its own does not start."""
 

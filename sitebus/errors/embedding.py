@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sitebus.errors.base import EX_USAGE, SitebusError
+from sitebus.errors.base import EX_CONFIG, EX_USAGE, SitebusError
 
 
 class CannotEmbed(SitebusError):
@@ -18,4 +18,20 @@ class CannotEmbed(SitebusError):
         return (
             f"cannot embed a site: sitebus runs this process, its bus is in {self.state}; embed() "
             "is for other servers, and sitebus-serve serves the same target itself"
+        )
+
+
+class EmbedsItself(SitebusError):
+    """What is to be embedded is what embedding answers: it would ask itself, and never be done."""
+
+    status = EX_CONFIG
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"cannot embed {self.name!r}: it is what embed() has answered, and would ask itself; "
+            "name the application, not the script that the host runs"
         )

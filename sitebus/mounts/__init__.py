@@ -396,6 +396,13 @@ class Site:
             mount.retired = True
         self.lifespans.leave(mount)
 
+    def disown(self) -> None:
+        """Leave requests and lifespans to the process from which this one was forked."""
+        self._changing = threading.RLock()
+        self.lifespans = Lifespans(self)
+        for mount in self.mounts:
+            mount._flights.disown()
+
     def _swap(self, table: Table[Mount]) -> None:
         self._table = table
         self._route = wsgi.route(self)

@@ -141,13 +141,15 @@ class Exchange:
 class Flights:
     """The requests that are inside one application, counted without a lock."""
 
-    __slots__ = ("_idle", "_running", "awaited", "enter", "leave")
+    __slots__ = ("_idle", "_lost", "_running", "awaited", "enter", "leave")
 
     def __init__(self) -> None:
         import threading
         from collections import deque
 
         self._running: deque[None] = deque()
+        #: How many are inside in the process that forked this one, and will never leave here.
+        self._lost = 0
         self._idle = threading.Condition()
         #: How many threads wait for the last request to leave.
         self.awaited = 0
@@ -157,7 +159,15 @@ class Flights:
         self.leave = self._running.pop
 
     def __len__(self) -> int:
-        return len(self._running)
+        return max(0, len(self._running) - self._lost)
+
+    def disown(self) -> None:
+        """Leave those that are inside to the process from which this one was forked."""
+        import threading
+
+        # Kept, for one of them may have forked, and leave here as well.
+        self._lost = len(self._running)
+        self._idle, self.awaited = threading.Condition(), 0
 
     def done(self) -> None:
         """Count one request less, and tell those who wait."""
@@ -168,7 +178,7 @@ class Flights:
     def landed(self) -> None:
         """Tell those who wait if the last request has left."""
         with self._idle:
-            if not self._running:
+            if not len(self):
                 self._idle.notify_all()
 
     def wait_empty(self, timeout: float | None = None) -> bool:
@@ -177,7 +187,7 @@ class Flights:
             # Set before the first look: a request that leaves after it sees that it must tell.
             self.awaited += 1
             try:
-                return self._idle.wait_for(lambda: not self._running, timeout)
+                return self._idle.wait_for(lambda: not len(self), timeout)
             finally:
                 self.awaited -= 1
 

@@ -51,11 +51,11 @@ def not_found(path: str, rows: Iterable[Row], *, html: bool) -> Answer:
     return _text("404 Not Found", "\n".join(lines) + "\n")
 
 
-def failure(error: BaseException, name: str, *, html: bool) -> Answer:
-    """Answer the development page for an application's *error*, with its traceback."""
+def failure(error: BaseException, name: str, *, html: bool, text: str = "") -> Answer:
+    """Answer the development page for an application's *error*, with its traceback, or *text*."""
     import traceback
 
-    text = "".join(traceback.format_exception(error))
+    text = text or "".join(traceback.format_exception(error))
     title = f"The application at {name} failed"
     if not html:
         return _text("500 Internal Server Error", f"{title}\n\n{text}")

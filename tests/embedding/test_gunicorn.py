@@ -39,6 +39,7 @@ def test_the_example_starts_in_each_worker_and_never_in_the_arbiter(hosted: Host
 
 def test_preloaded_it_starts_with_the_first_request_if_no_hook_does(hosted: Hosted) -> None:
     """Somebody's own gunicorn.conf.py knows nothing of sitebus."""
+    (hosted.folder / "gunicorn.conf.py").unlink()  # it would be read unasked
     bare = (sys.executable, "-m", "gunicorn", "--preload", "wsgi:application")
     with hosted.running((*bare, "--bind", f"127.0.0.1:{hosted.port}")) as host:
         assert hosted.pids("start") == [hosted.who()]
@@ -51,6 +52,7 @@ def test_preloaded_it_starts_with_the_first_request_if_no_hook_does(hosted: Host
 @pytest.mark.parametrize("kind", ["sync", "gthread"])
 def test_without_preload_a_worker_starts_it_before_any_request(hosted: Hosted, kind: str) -> None:
     """What runs in the background waits for no visitor; and who is inside is served."""
+    (hosted.folder / "gunicorn.conf.py").unlink()  # it would be read unasked
     bare = (sys.executable, "-m", "gunicorn", "-k", kind, "wsgi:application", "--workers", "2")
     with hosted.running((*bare, "--bind", f"127.0.0.1:{hosted.port}")) as host:
         wait_for(lambda: len(hosted.pids("start")) == 2, PATIENCE, "both workers to start")

@@ -175,6 +175,7 @@ def test_an_application_that_cannot_be_imported_answers_500(
     answer = stay.get("/broken/")
     assert answer.code == 500
     assert ("no_such_library" in answer.text) == (environment == "development")
+    assert "importlib" not in answer.text
     assert any("/broken answers 500" in line for line in stay.said)
 
 

@@ -74,6 +74,8 @@ def test_loaded_in_the_process_that_serves_it_starts_at_once(
     with hosted.running([uwsgi, *socket, *how, "--wsgi-file", "wsgi.py"], PLACES) as host:
         hosted.serves_both_applications()
         assert hosted.pids("start") == [hosted.who()]
+        for each in ("Bus STARTED", "spawned uWSGI worker"):
+            host.wait_for_output(each)
         assert host.output.index("Bus STARTED") < host.output.index("spawned uWSGI worker") or how
 
         # Without a master that is how it ends, and calls nobody while a request is about to end.
