@@ -8,12 +8,12 @@ from contextlib import suppress
 
 import pytest
 
+from pytest_sitebus.fixtures import opening
 from sitebus.process import Engine
-from sitebus.testing._fixtures import opening
 from tests.helpers import SiteProcess, nothing_left
 
 # What the plugin brings where sitebus is installed, and here in any case.
-pytest_plugins = ["sitebus.testing._fixtures"]
+pytest_plugins = ["pytest_sitebus.fixtures"]
 
 # So a shell leaves these two to what runs in its background; sites heed that, and these tests mean
 # the others.

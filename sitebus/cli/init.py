@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,8 +126,12 @@ def _print(text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8") as file, ExitStack() as undo:
+            # Half of it would be taken for somebody's own.
+            undo.callback(path.unlink)
             file.write(text)
+            file.flush()
+            undo.pop_all()
     except FileExistsError as error:
         raise FileIsThere(path) from error
     except OSError as error:

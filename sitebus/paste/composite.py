@@ -8,8 +8,8 @@
     /wiki = wiki
     docs.example.org/ = docs
 
-The places are those of a ``[mount]``, and Paste's urlmap's: ``http://HOST/PATH``,
-``domain HOST port PORT /PATH``. Requests find their way as in every site, whatever the number of
+The places are those of a ``[mount]``, and Paste's urlmap's: ``domain HOST port PORT /PATH``, for a
+colon would end the key. Requests find their way as in every site, whatever the number of
 applications.
 """
 
@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sitebus.errors import BadMountOption
+from sitebus.errors import BadMountOption, BadPlace
 from sitebus.mounts import Site
 
 _URLMAP = re.compile(r"(?:domain\s+(?P<host>\S+)\s+)?(?:port\s+(?P<port>\d+)\s+)?(?P<path>/.*)")
@@ -44,7 +44,8 @@ def factory(loader: Loader, global_conf: Mapping[str, str], **local_conf: str) -
             ``strict_hosts`` as in a site.ini.
 
     Raises:
-        BadMountOption: A key is neither a place nor an option, or an option is neither yes nor no.
+        BadPlace: A key is neither a place nor an option.
+        BadMountOption: An option is neither yes nor no.
         BadPrefix, BadHost, DuplicateMount: A place makes no sense, or is taken.
     """
     options: Any = {key: _said(key, local_conf.pop(key)) for key in _OPTIONS if key in local_conf}
@@ -61,14 +62,14 @@ def place(key: str) -> tuple[str | None, int | None, str]:
     """Read host, port and path of a key.
 
     Raises:
-        BadMountOption: It is no place.
+        BadPlace: It is none.
     """
     if urlmap := _URLMAP.fullmatch(key.strip()):
         port = urlmap["port"]
         return urlmap["host"], int(port) if port else None, urlmap["path"]
-    host, slash, path = re.sub("^https?://", "", key.strip()).partition("/")
+    host, slash, path = key.strip().partition("/")
     if not slash:
-        raise BadMountOption("composite", key, ("/PATH", "HOST/PATH", *_OPTIONS))
+        raise BadPlace(key, _OPTIONS)
     return host or None, None, slash + path
 
 

@@ -51,6 +51,11 @@ def _headers(text: str) -> str:
     return _spaced(text).replace("_", "-").lower()
 
 
+def _peer(text: str) -> str:
+    # Who comes by a unix socket has that name with waitress.
+    return "unix" if text.strip() == "localhost" else text
+
+
 def _all(text: str) -> str | None:
     return None if _yes(text) is None else "all"
 
@@ -75,7 +80,7 @@ _FAMILIES: Mapping[str, Mapping[str, Rule]] = {
         "ident": Rule("server", "server_header"),
         "max_request_body_size": Rule("server", "max_body"),
         "max_request_header_size": Rule("server", "max_header"),
-        "trusted_proxy": Rule("server", "trusted_proxies"),
+        "trusted_proxy": Rule("server", "trusted_proxies", _peer),
         "trusted_proxy_headers": Rule("server", "trusted_headers", _headers),
     },
     "gunicorn": {

@@ -1,7 +1,7 @@
 """For tests of what is hosted here: a real site for a test, in its process or in a child.
 
-pytest finds the fixtures by itself (`sitebus.testing.plugin`); the same is here for any other
-program. Nothing is imported before it is used: pytest loads this wherever sitebus is installed.
+pytest finds the fixtures by itself (`pytest_sitebus`); the same is here for any other program.
+Nothing is imported before it is used: a test that only waits has no use for a server.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def sections() -> list[tuple[str, str]]:
 
 def show(site: Shown) -> None:
     """Have what *site* has said be read by who reads of the failure."""
-    if "sitebus.testing._fixtures" not in sys.modules:
+    if "pytest_sitebus.fixtures" not in sys.modules:
         print(f"--- {site.title} ---\n{latest(site.told)}")  # noqa: T201 - no plugin reports it
     elif not any(each.site is site for each in LIVE):
         PARTED.append((site.title, latest(site.told)))

@@ -10,10 +10,12 @@ import atexit
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,9 @@ from sitebus.testing import live
 
 #: How long a child may take for anything, on a machine that is busy with other things; seconds.
 PATIENCE = 20.0
+
+#: How long the output of a child that was killed may take to be read, in seconds.
+_REST = 1.0
 
 #: What a site prints once it serves: the end of its banner, or a record in a log of JSON lines.
 _SERVING = re.compile(
@@ -83,10 +88,12 @@ class Child:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
+        # Closed from here alone: elsewhere, that would wait for whoever still has the other end.
+        with self.process.stdout as printed:
+            for line in printed:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
         with self._news:
             self._closed = True
             self._news.notify_all()
@@ -141,12 +148,24 @@ class Child:
         Raises:
             StillRunning: It has not ended in time; an AssertionError.
         """
+        end = time.monotonic() + timeout
+        self._watch(timeout)
         try:
-            status = self.process.wait(timeout)
+            status = self.process.wait(max(0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise StillRunning(timeout, self) from None
         self._reader.join(timeout)
         return status
+
+    def _watch(self, timeout: float) -> None:
+        """Return when it ends, where the system tells: `subprocess` looks every 50 ms."""
+        if sys.platform != "linux":
+            return
+        # It has ended, or the system is too old.
+        with suppress(OSError), open(os.pidfd_open(self.pid), "rb") as ended:
+            told = select.poll()
+            told.register(ended, select.POLLIN)
+            told.poll(timeout * 1000)
 
     def stop(self, timeout: float = PATIENCE) -> int:
         """Ask it to end, as an operator would, and answer its exit status.
@@ -178,14 +197,16 @@ class Child:
         self.close()
 
     def close(self) -> None:
-        """End it and whatever it started, however it feels about that."""
+        """End it and whatever it started, however it feels about that.
+
+        What has begun a session of its own, as a daemon does, is left alone; should that hold on
+        to the output, a second is all that it is waited for.
+        """
         atexit.unregister(self.close)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
-        self._reader.join(PATIENCE)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self._reader.join(_REST)
 
 
 class SiteProcess(Child):

@@ -87,7 +87,10 @@ class ServedSite:
 
         Raises:
             SitebusError: It cannot; nothing is left of it.
+            UsageError: It has been started before.
         """
+        if self.engine.state is not self.engine.machine.resting:
+            raise UsageError(f"{self!r} has been started before, and serves once; make another")
         try:
             self._start()
         except BaseException:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from sitebus import assembly
 from sitebus.cli.init import main
 from sitebus.cli.starters import modules
+from sitebus.testing import ServedSite
 from tests.helpers import PATIENCE, SiteProcess, environment
 
 Result = subprocess.CompletedProcess[str]
@@ -162,15 +168,15 @@ def sitebus(folder: Path, *arguments: str) -> Result:
     )
 
 
-def served(folder: Path, path: str = "/") -> str:
-    """Answer what / of the written site answers."""
+def served(folder: Path, *paths: str) -> str:
+    """Answer what the written site answers."""
     # What frameworks warn of is not ours.
     env = {"SITEBUS_SERVER__BIND": "127.0.0.1:0", "PYTHONWARNINGS": "default"}
     with SiteProcess("site.ini", cwd=folder, env=env) as site:
-        answer = requests.get(f"{site.url}{path}", timeout=PATIENCE)
-        assert answer.status_code == 200, answer.text
+        answers = [requests.get(f"{site.url}{each}", timeout=PATIENCE) for each in paths or "/"]
+        assert [each.status_code for each in answers] == [200] * len(answers), answers[-1].text
         assert site.stop() == 0
-        return answer.text
+        return "".join(each.text for each in answers)
 
 
 def uncommented(text: str) -> str:
@@ -178,8 +184,19 @@ def uncommented(text: str) -> str:
     return re.sub(r"^# (?=\[|[a-z_]+ = )", "", text, flags=re.MULTILINE)
 
 
+@pytest.fixture
+def forgotten(tmp_path: Path) -> Iterator[None]:
+    """Forget the modules that a test has brought along: the next one's have the same names."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+@pytest.mark.filterwarnings("ignore")  # What frameworks warn of is not ours.
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_found_is_served_as_it_is(tmp_path: Path, kind: str) -> None:
+def test_what_is_found_is_served_as_it_is(tmp_path: Path, kind: str, forgotten: None) -> None:
     """The first site of somebody who has an application already is two commands away."""
     files, reference = KINDS[kind]
     write(tmp_path, files)
@@ -188,7 +205,9 @@ def test_what_is_found_is_served_as_it_is(tmp_path: Path, kind: str) -> None:
     assert f"\n[mount /]\napp = {reference}\n" in text
     # A page that the framework does not make of its own.
     path = "/hello" if kind == "Dash" else "/"
-    assert served(tmp_path, path).strip('"\n') == "hello"
+    with ServedSite(tmp_path / "site.ini") as site:
+        answer = requests.get(f"{site.url}{path}", timeout=PATIENCE)
+        assert (answer.status_code, answer.text.strip('"\n')) == (200, "hello")
 
 
 @pytest.mark.parametrize("kind", ["a factory", "FastAPI", "plain WSGI", "Dash", "files here"])
@@ -199,8 +218,8 @@ def test_what_it_offers_as_a_comment_is_right_as_well(tmp_path: Path, kind: str)
     assert main([str(tmp_path)]) == 0
     text = (tmp_path / "site.ini").read_text()
     (tmp_path / "all.ini").write_text(uncommented(text))
-    checked = sitebus(tmp_path, "--check", "all.ini")
-    assert checked.returncode == 0, checked.stderr
+    # What is wrong is raised.
+    assert assembly.read(tmp_path / "all.ini", environ={}).mounts
     assert uncommented(text).count("\n[") > text.count("\n[")
 
 
@@ -251,22 +270,30 @@ def test_a_module_tells_what_it_makes(source: str) -> None:
     assert ", ".join(found) == SHAPES[source]
 
 
-@pytest.fixture
-def django(tmp_path: Path) -> Path:
-    """Make a project as Django itself does, in a folder."""
-    command = [sys.executable, "-m", "django", "startproject", "mysite", str(tmp_path)]
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a project as Django itself does."""
+    folder = tmp_path_factory.mktemp("django")
+    command = [sys.executable, "-m", "django", "startproject", "mysite", str(folder)]
     subprocess.run(command, check=True, env=environment(), timeout=PATIENCE)
-    urls = tmp_path / "mysite" / "urls.py"
+    urls = folder / "mysite" / "urls.py"
     urls.write_text(
         "from django.http import HttpResponse\nfrom django.urls import path\n"
         "urlpatterns = [path('', lambda request: HttpResponse('hello'))]\n"
     )
+    return folder
+
+
+@pytest.fixture
+def django(project: Path, tmp_path: Path) -> Path:
+    """Answer a copy of it, for one test."""
+    shutil.copytree(project, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 def test_a_django_project_is_served(django: Path) -> None:
     """With its settings named, and its other interface as a comment."""
-    assert sitebus(django, "init").returncode == 0
+    assert main([str(django)]) == 0
     text = (django / "site.ini").read_text()
     assert "[env]\nDJANGO_SETTINGS_MODULE = mysite.settings\n" in text
     assert "\n[mount /]\napp = mysite.wsgi:application\n" in text
@@ -297,13 +324,12 @@ def test_a_django_project_with_more_is_served(django: Path) -> None:
         path.write_text(path.read_text().replace("mysite.settings", "mysite.settings.dev"))
     (root / "collected").mkdir()
     (root / "collected" / "style.css").write_text("body {}")
-    assert sitebus(django, "init").returncode == 0
+    assert main([str(django)]) == 0
     text = (django / "site.ini").read_text()
     assert "python_path = ${here}/code\n" in text
     assert "\n[mount /]\napp = mysite.asgi:application\n" in text
     assert "\n[mount /files]\napp = static:${here}/code/collected\n" in text
-    assert served(django) == "hello"
-    assert served(django, "/files/style.css") == "body {}"
+    assert served(django, "/", "/files/style.css") == "hellobody {}"
 
 
 def test_several_are_listed_and_one_is_chosen(init: Init, tmp_path: Path) -> None:
@@ -366,6 +392,7 @@ def test_a_paste_file_needs_no_other(init: Init, tmp_path: Path) -> None:
         ((), 66, "found no application in .; name yours"),
         (("nowhere",), 66, "there is no such directory"),
         (("notes.txt",), 66, "it is not a directory"),
+        (("n" * 300,), 66, "file name too long"),
         (("--pint",), 64, "did you mean --print?"),
         (("a", "b"), 64, "unrecognized arguments: b"),
     ],
@@ -396,6 +423,11 @@ def test_strange_files_are_left_out(init: Init, tmp_path: Path) -> None:
     (tmp_path / "deep.py").write_text(f"x = {'(' * 5000}{')' * 5000}\n")
     (tmp_path / "large.py").write_text("#" * (2 << 20))
     (tmp_path / "line\nend.py").write_text(PLAIN)
+    (tmp_path / "line\nend").mkdir()
+    (tmp_path / "line\nend" / "app.py").write_text(PLAIN)
+    os.mkdir(bytes(tmp_path) + b"/latin\xe9")
+    (tmp_path / "latin\udce9" / "app.py").write_text(PLAIN)
+    (tmp_path / "latin\udce9.ini").write_text("[app:main]\nuse = egg:x\n")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.py").symlink_to("nowhere.py")
     (tmp_path / "folder.py").mkdir()
@@ -407,6 +439,72 @@ def test_strange_files_are_left_out(init: Init, tmp_path: Path) -> None:
     text = (tmp_path / "site.ini").read_text()
     assert "# app = a $$1 folder/app.py:app" in text
     assert served(tmp_path) == "hello"
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Be a user for whom there are permissions."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.fixture
+def closed() -> Iterator[Path]:
+    """A folder that may be looked at, with two that may not; pytest's own are for its user."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        write(folder, {"hello.py": PLAIN, "static/style.css": "", "shop/app.py": PLAIN})
+        for each in ("static", "shop"):
+            (folder / each).chmod(0)
+        yield folder
+        for each in ("static", "shop"):
+            (folder / each).chmod(0o755)
+
+
+def test_what_may_not_be_read_is_left_out(
+    closed: Path, nobody: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others' folders are no reason to stop; the one that was asked for is."""
+    assert main([str(closed), "--print"]) == 0
+    assert "app = hello:app" in capsys.readouterr().out
+    assert main([str(closed / "shop")]) == 77
+    assert capsys.readouterr().err.endswith("shop: permission denied\n")
+    if os.geteuid() != closed.stat().st_uid:
+        assert main([str(closed)]) == 73
+        assert "site.ini: permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [(), ("--print",)])
+def test_what_cannot_be_printed_is_told(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A full disk is no bug of ours, and gets no traceback."""
+    (tmp_path / "hello.py").write_text(PLAIN)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sitebus", "init", str(tmp_path), *arguments],
+            env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    said = "cannot write to standard output: no space left on device"
+    assert (done.returncode, done.stderr) == (73, f"python -m sitebus init: {said}\n")
+
+
+def test_half_a_file_is_not_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The next attempt would find it, and take it for somebody's own."""
+    (tmp_path / "hello.py").write_text(PLAIN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # SIGXFSZ is ignored by Python, so that writing fails.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        assert main([str(tmp_path)]) == 73
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "site.ini: file too large" in capsys.readouterr().err
+    assert not (tmp_path / "site.ini").exists()
 
 
 def test_another_module_may_still_be_called_init(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sitebus.errors import BadMountOption, BadPrefix, DuplicateMount
+from sitebus.errors import BadMountOption, BadPlace, BadPrefix, DuplicateMount
 from sitebus.paste.composite import factory, place
 from tests.wsgi_helpers import environ_of
 
@@ -37,7 +37,6 @@ def ask(path: str, **places: str) -> str:
         ("/", (None, None, "/")),
         ("/wiki", (None, None, "/wiki")),
         ("docs.example.org/", ("docs.example.org", None, "/")),
-        ("http://docs.example.org/a", ("docs.example.org", None, "/a")),
         ("domain docs.example.org /a", ("docs.example.org", None, "/a")),
         ("domain docs.example.org port 8080 /", ("docs.example.org", 8080, "/")),
         ("port 8080 /", (None, 8080, "/")),
@@ -62,7 +61,10 @@ def test_a_site_has_options() -> None:
 @pytest.mark.parametrize(
     ("places", "kind"),
     [
-        ({"wiki": "wiki"}, BadMountOption),
+        ({"wiki": "wiki"}, BadPlace),
+        # As configparser reads http://docs.example.org/ = docs, and docs.example.org:81/ = docs
+        ({"http": "//docs.example.org/ = docs"}, BadPlace),
+        ({"docs.example.org": "81/ = docs"}, BadPlace),
         ({"/": "home", "strict_hosts": "perhaps"}, BadMountOption),
         ({"/a//b": "x"}, BadPrefix),
         ({"/a": "x", "/a/": "y"}, DuplicateMount),

@@ -114,6 +114,12 @@ def test_a_word_means_what_its_server_means_by_it() -> None:
     assert "gunicorn's workers" in notes("egg:gunicorn#main", timeout="30")[0]
 
 
+def test_a_proxy_on_a_unix_socket_is_trusted_by_the_name_that_waitress_has_for_it() -> None:
+    """It is no address, and a file that works would be refused."""
+    asked = said("egg:waitress#main", unix_socket="/run/shop.sock", trusted_proxy="localhost")
+    assert asked == {"server.bind": "unix:/run/shop.sock", "server.trusted_proxies": "unix"}
+
+
 def test_who_is_asked_for_a_certificate() -> None:
     """Left out it would let anybody in, and added it would keep everybody out."""
     asked = said("egg:gunicorn#main", ca_certs="ca.pem", cert_reqs="2")

@@ -202,6 +202,25 @@ def test_who_is_mounted_while_the_site_serves_is_noticed(tmp_path: Path) -> None
         assert said(site) == ["stock: start", "stock: stop", "stock: exit"]
 
 
+@pytest.mark.parametrize(("name", "program", "running"), PROGRAMS)
+def test_one_site_may_come_after_another(
+    tmp_path: Path, name: str, program: str, running: str
+) -> None:
+    """Each test has one of its own, and there is one engine in a process."""
+    (tmp_path / "shop.py").write_text(program)
+    (tmp_path / "twice.py").write_text(
+        "import requests, shop\n"
+        "from sitebus.testing import ServedSite\n"
+        "for _ in range(2):\n"
+        "    with ServedSite(shop.application) as served:\n"
+        "        print(requests.get(served.url).text, flush=True)\n"
+    )
+    with Child([sys.executable, "twice.py"], tmp_path, QUIET) as child:
+        assert child.wait() == 0
+        assert said(child) == 2 * ["stock: start", "stock: stop", "stock: exit"]
+        assert child.output.count(f"{running}\n") == 2
+
+
 def test_a_check_starts_no_engine(tmp_path: Path) -> None:
     """It loads, and that is all."""
     (tmp_path / "shop.py").write_text(SHOP)

@@ -68,12 +68,18 @@ def run(project: Path) -> Run:
 
 @pytest.fixture
 def tests(project: Path, run: Run) -> Run:
-    """Run pytest on a module of tests."""
+    """Run pytest on a module of tests, with our plugin alone unless `plugins` names others.
 
-    def tests(text: str, *options: str, **env: str) -> Result:
+    None of them is what a user has: pytest loads all that are installed, which takes its time.
+    """
+
+    def tests(text: str, *options: str, plugins: tuple[str, ...] = ("sitebus",)) -> Result:
         (project / "test_it.py").write_text(text)
-        # Its own plugins are those of a user; the others of this machine may warn.
-        chosen = ("-p", "no:cacheprovider", "-p", "no:dash", "-Werror", "-q", *options)
+        # The other plugins of this machine may warn.
+        chosen = ["-p", "no:cacheprovider", "-p", "no:dash", "-Werror", "-q", *options]
+        for name in plugins:
+            chosen += ["-p", name]
+        env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if plugins else {}
         return run("-m", "pytest", *chosen, **env)
 
     return tests

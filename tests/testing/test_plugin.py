@@ -200,51 +200,51 @@ def test_it(site_server, site_process, number):
     assert requests.get(url + ("/bad" if number == 5 else "/")).ok
 """,
         "-n2",
+        plugins=("sitebus", "xdist"),
     )
     assert outcome(result) == {"failed": 1, "passed": 5}, result.stdout
     assert result.stdout.count("RuntimeError: no tea left") == 1
 
 
-def test_local_fixtures_come_first(tests: Run) -> None:
-    """Other projects have a bus as well."""
-    result = tests(
-        "import pytest\n@pytest.fixture\ndef bus(): return 5\ndef test_it(bus): assert bus == 5\n"
-    )
-    assert outcome(result) == {"passed": 1}, result.stdout
-
-
 def test_it_can_be_left_out(tests: Run) -> None:
     """By the name of its entry point."""
-    result = tests("def test_it(site_server): pass\n", "-p", "no:sitebus")
+    result = tests("def test_it(site_server): pass\n", "-p", "no:sitebus", plugins=())
     assert outcome(result) == {"error": 1}, result.stdout
     assert "fixture 'site_server' not found" in result.stdout
 
 
 def test_it_may_be_named_in_a_conftest(tests: Run, project: Path) -> None:
     """As by who needs it where plugins are not loaded by themselves."""
-    (project / "conftest.py").write_text('pytest_plugins = ["sitebus.testing._fixtures"]\n')
-    result = tests(IMPORTS + "def test_it(bus): bus.start()\n")
-    assert outcome(result) == {"passed": 1}, result.stdout
+    (project / "conftest.py").write_text('pytest_plugins = ["pytest_sitebus.fixtures"]\n')
+    result = tests(
+        IMPORTS
+        + """
+def test_it(bus):
+    bus.start()
+
+class TestOthers:
+    @pytest.fixture
+    def bus(self):
+        return 5
+
+    def test_local_fixtures_come_first(self, bus):
+        assert bus == 5
+"""
+    )
+    assert outcome(result) == {"passed": 2}, result.stdout
 
 
-def test_a_run_that_does_not_use_it_imports_next_to_nothing(tests: Run) -> None:
+def test_a_run_that_does_not_use_it_imports_nothing_else(tests: Run) -> None:
     """It is loaded with every pytest of everybody who has sitebus installed."""
     result = tests(
         """
 import sys
 
 def test_it():
-    ours = {name for name in sys.modules if name.startswith("sitebus.")}
-    assert {name for name in ours if "testing" in name} == {
-        "sitebus.testing", "sitebus.testing.plugin", "sitebus.testing._fixtures",
-        "sitebus.errors.testing",
+    assert {name for name in sys.modules if "sitebus" in name} == {
+        "pytest_sitebus", "pytest_sitebus.fixtures",
     }
-    heavy = {"asyncio", "requests", "webob", "cheroot", "uvicorn", "sitebus.assembly"}
-    assert not heavy & set(sys.modules)
-""",
-        "-p",
-        "sitebus",
-        # The other plugins of this machine import what they like.
-        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+    assert not {"asyncio", "requests"} & set(sys.modules)
+"""
     )
     assert outcome(result) == {"passed": 1}, result.stdout

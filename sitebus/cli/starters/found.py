@@ -164,7 +164,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is_ours(folder: Path) -> bool:
     name = folder.name
-    if name.startswith((".", "__")) or name in _SKIPPED:
+    if name.startswith((".", "__")) or name in _SKIPPED or not name.isprintable():
         return False
     # What may not be looked into raises in pathlib.
     return not os.path.exists(folder / "pyvenv.cfg")
@@ -279,7 +279,7 @@ def _paste(folder: Path) -> Iterator[Path]:
     from sitebus.config.tokens import tokenize
 
     for path in sorted(folder.glob("*.ini")):
-        if _is_small(path):
+        if path.name.isprintable() and _is_small(path):
             with suppress(OSError, UnicodeDecodeError):
                 if paste.sign(tuple(tokenize(path.read_text("utf-8-sig")))) is not None:
                     yield path.relative_to(folder)
