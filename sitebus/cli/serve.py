@@ -218,7 +218,9 @@ def _tell(notes: Iterable[Problem], log: Callable[[str, int], object]) -> None:
 def _launch(arguments: Arguments) -> Launch:
     from sitebus.workers.launch import Launch
 
-    return Launch(arguments.config, arguments.overrides, _env_file(arguments))
+    named = arguments.options.env_file
+    path = Path(named).absolute() if named else None
+    return Launch(arguments.config, arguments.overrides, _env_file(arguments), path)
 
 
 def _env_file(arguments: Arguments) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ import os
 import select
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
@@ -41,6 +42,10 @@ MASK = (
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 _HEAD = struct.Struct("iIII")
 _READ = 1 << 16
+
+#: So many times in so many seconds may other files wake us before we rest: a save is some of them,
+#: if it is that of a draft which is given another name then.
+_OFTEN, _WHILE = 10, 2.0
 
 #: There is a limit, and it is reached.
 _LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM}
@@ -176,6 +181,8 @@ class Inotify:
         self._watches: dict[str, Watch] = {}
         self._folders: dict[int, str] = {}
         self._doubtful = False
+        #: When other files have woken us of late.
+        self._stirred: deque[float] = deque(maxlen=_OFTEN)
         #: What was written to and not closed, in this burst.
         self._writing: set[tuple[int, str]] = set()
 
@@ -236,10 +243,17 @@ class Inotify:
             if self._read() == _MATTERS:
                 return True
             # Who writes to other files all the time shall not wake us as often.
-            if _ready(self._calls, min(end, time.monotonic() + self._debounce)):
+            if self._is_busy() and _ready(self._calls, min(end, time.monotonic() + self._debounce)):
                 break
         bell.hush()
         return False
+
+    def _is_busy(self) -> bool:
+        """Note that other files have woken us, and tell whether they do so all the time."""
+        stirred, now = self._stirred, time.monotonic()
+        busy = len(stirred) == _OFTEN and now - stirred[0] < _WHILE
+        stirred.append(now)
+        return busy
 
     def _let_it_end(self) -> None:
         now = time.monotonic()

@@ -116,6 +116,12 @@ class Watcher:
     def _is_over(self) -> bool:
         return self._called or self.stopped
 
+    def forget(self) -> None:
+        """Forget what files were like that nothing is made of now; whoever needs one reads it."""
+        self._find()
+        for path in self.snapshot.states.keys() - self.subject.files:
+            del self.snapshot.states[path]
+
     def call(self) -> None:
         """Have `wait` end soon, and not for good; any thread may call it."""
         self._called = True

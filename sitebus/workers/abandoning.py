@@ -36,8 +36,9 @@ class Abandoned(Plugin):
         self.start()
         super().unsubscribe()
 
-    # In the main thread, as the handler: no signal comes in between.
-    @listens("start", priority=Priority.SERVE - 1)
+    # In the main thread, as the handler: no signal comes in between. After the imports, which may
+    # take long, and before anything is accepted.
+    @listens("start", priority=(Priority.IMPORT + Priority.SERVE) / 2)
     def start(self) -> None:
         """Leave the signal to who answered it before."""
         before, self._before = self._before, None

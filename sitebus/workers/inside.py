@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sitebus import assembly, trial
+from sitebus import assembly, references, trial
 from sitebus.assembly.environment import forget, set_defaults
 from sitebus.config import Override
 from sitebus.errors import ChannelFailures, SitebusError, StartFailed, status_of
@@ -96,10 +96,16 @@ def refusal(error: Exception) -> dict[str, Any]:
     if not isinstance(error, (SitebusError, ChannelFailures)):
         error = StartFailed(error, trial.text_of(error))
     first = error.exceptions[0] if isinstance(error, ChannelFailures) else error
+    text = trial.text_of(first)
+    # What a listener raises the bus logs itself.
+    logged = isinstance(first, StartFailed) and not text
+    if isinstance(first, StartFailed) and logged:
+        text = references.traceback_of(first.error).rstrip()
     return {
         "is": "unfit",
         "reason": " ".join(str(first).split())[:MOST_REASON],
         "status": status_of(first),
-        "text": trial.text_of(first)[-MOST_TEXT:],
+        "text": text[-MOST_TEXT:],
+        "logged": logged,
         "missing": sorted(trial.missing(first))[:MOST_MISSING],
     }

@@ -191,7 +191,8 @@ class Keeper:
             self.tickets.of(job).fault = message
             if job.kind is Kind.RELOAD:
                 return  # whoever wanted it says it better
-        self._voice.log_fault(str(message["text"]))
+        if not message.get("logged"):
+            self._voice.log_fault(str(message["text"]))
 
     def _spawn(self, action: Spawn) -> None:
         job = self.pool.job

@@ -20,11 +20,13 @@ class Launch(NamedTuple):
         config: The ``site.ini``, if there is one.
         overrides: What the command line says besides.
         env_file: What a file says of the environment, where nobody else does.
+        env_path: Where that file is, if there is one.
     """
 
     config: Path | None
     overrides: Sequence[Override] = ()
     env_file: Mapping[str, str] = {}
+    env_path: Path | None = None
 
 
 class Terms(NamedTuple):

@@ -12,10 +12,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from sitebus.reload.modules import is_library
+from sitebus.workers.stamps import MODULES
 
 #: Those that this process had when it was forked; the supervisor knows of them.
 _kept: set[str] = set()
 
+_PYTHON = os.path.join(os.path.dirname(os.__file__), "")
+_INSTALLED = "-packages"
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -32,6 +35,21 @@ def libraries() -> list[str]:
 def keep() -> None:
     """Name in forks of this process only what they import themselves."""
     _kept.update(libraries())
+
+
+def folders() -> set[str]:
+    """Answer, as `sitebus.workers.stamps` takes it, the directories that library modules are in.
+
+    Those of the standard library are left out: nobody changes it.
+    """
+    specs = (getattr(sys.modules.get(name), "__spec__", None) for name in libraries())
+    found = {os.path.dirname(spec.origin) for spec in specs if spec is not None and spec.origin}
+    return {os.path.join(each, MODULES) for each in found if not _is_standard(each)}
+
+
+def _is_standard(folder: str) -> bool:
+    inside = os.path.join(folder, "").startswith(_PYTHON)
+    return inside and _INSTALLED not in folder[len(_PYTHON) - 1 :]
 
 
 def _is_one(name: str, module: object) -> bool:

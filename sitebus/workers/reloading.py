@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from sitebus import assembly, trial
@@ -91,6 +91,8 @@ class WorkersReloader(Reloader):
         #: Whether it is known what the code that runs was loaded from.
         self._is_certain = True
         self._releases = 1
+        #: Whether files may be known that only those had who are gone.
+        self._is_to_forget = False
 
     @property
     def release(self) -> str:
@@ -100,6 +102,8 @@ class WorkersReloader(Reloader):
     def subscribe(self) -> None:
         """Listen to the bus, and to what workers tell."""
         super().subscribe()
+        if (path := self._launch.env_path) is not None:
+            self.bus.autoreload.files.add(str(path))
         self._supervisor.hear("seen", self._hear_seen)
         self._supervisor.on_gone(self._hear_gone)
 
@@ -113,6 +117,9 @@ class WorkersReloader(Reloader):
         # What was told by a candidate that failed shows where to mend it.
         if self._attempt is None and self.failure is None:
             self._seen.forget()
+            self._is_to_forget = True
+            if (watcher := self._watcher) is not None:
+                watcher.call()
 
     def _hear_settled(self, attempt: Attempt) -> None:
         self._settled.append(attempt)
@@ -175,9 +182,13 @@ class WorkersReloader(Reloader):
         super()._refuse(error, began)
 
     def _attend(self) -> None:
-        """Hear how reloads have ended."""
+        """Hear how reloads have ended, and that workers are gone."""
         while self._settled:
             self._judge(self._settled.popleft())
+        watcher = self._watcher
+        if self._is_to_forget and self._attempt is None and self.failure is None and watcher:
+            self._is_to_forget = False
+            watcher.forget()
 
     def _judge(self, attempt: Attempt) -> None:
         ticket, done = attempt.ticket, attempt.ticket.state == "done"
@@ -193,12 +204,10 @@ class WorkersReloader(Reloader):
         elif self.bus.state == self.bus.machine.running:
             self._refuse(_failure(ticket), attempt.began)
 
-    def _said(self, error: TrialFailed | CannotRestart) -> str:
-        # A worker's traceback was logged when it came.
-        return str(error) if getattr(error, "logged", False) else super()._said(error)
-
-    def _concerns_supervisor(self, paths: Iterable[str]) -> bool:
+    def _concerns_supervisor(self, paths: Collection[str]) -> bool:
         """Tell whether this process goes by what has changed."""
+        if str(self._launch.env_path) in paths:
+            return True
         if not set(paths) & set(self._configuration.files):
             return False
         try:
@@ -210,6 +219,9 @@ class WorkersReloader(Reloader):
         except (SitebusError, OSError):
             return False  # the worker that reads it will say what is wrong
         return _of_supervisor(found) != _of_supervisor(self._configuration)
+
+    def _said(self, error: TrialFailed | CannotRestart) -> str:
+        return str(error) if getattr(error, "logged", False) else super()._said(error)
 
     # What visitors see is told where it is served.
 
@@ -266,9 +278,8 @@ def _says_yes(answer: object) -> bool:
 def _failure(ticket: JobTicket) -> TrialFailed:
     """Answer why a reload was refused, as the trial of a restart would say it."""
     fault = ticket.fault or {"reason": ticket.reason, "text": ""}
-    text = str(fault["text"])
-    error = trial.failure(str(fault["reason"]), text, fault.get("missing", ()))
-    error.logged = bool(text)
+    error = trial.failure(str(fault["reason"]), str(fault["text"]), fault.get("missing", ()))
+    error.logged = bool(fault.get("logged"))
     return error
 
 

@@ -102,6 +102,8 @@ class Sighting:
 
     def _news(self) -> Iterator[tuple[str, str, int]]:
         code = modules.imported()
+        # Whoever hears of a file is to know already when it was read.
+        yield from self._opened()
         for kind, paths in zip(Imported._fields, code, strict=True):
             told = self._told.setdefault(kind, set())
             yield from ((kind, path, 0) for path in paths - told)
@@ -112,6 +114,8 @@ class Sighting:
             names = [name for name in libraries() if name not in told]
             yield from (("libraries", name, 0) for name in names)
             told.update(names)
+
+    def _opened(self) -> Iterator[tuple[str, str, int]]:
         opened = list(OPENED.times.items())
         noted, self._noted = opened[self._noted :], len(opened)
         for path, when in noted:

@@ -116,7 +116,9 @@ class Supervision:
         yield from from_configuration(self.configuration, self.engine, self.supervisor.metrics)
         yield self.supervisor
         if is_reloaded(self.configuration):
-            yield TerminalKeeper(self.engine)
+            keeper = TerminalKeeper(self.engine)
+            self.supervisor.hear("left_behind", lambda hand, message: keeper.restore())
+            yield keeper
             self.reloader = WorkersReloader(
                 self.engine,
                 self.supervisor,

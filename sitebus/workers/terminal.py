@@ -1,7 +1,7 @@
 """Give the terminal back as it was, when a worker has ended that had changed it.
 
 A debugger in a worker turns echo off while it reads a line, and cannot turn it on again if its
-process is killed meanwhile.
+process is killed meanwhile, or ends without waiting for the request any longer.
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ class TerminalKeeper(Plugin):
 
     @listens("worker.gone")
     def worker_gone(self, facts: Mapping[str, Any]) -> None:
+        """Set it again, unless the worker has ended in order."""
+        if facts["status"] != 0:
+            self.restore()
+
+    def restore(self) -> None:
         """Set it again, if this process is in the foreground; who is not must not."""
-        if self._settings is None or facts["status"] == 0:
+        if self._settings is None:
             return
         import termios
 

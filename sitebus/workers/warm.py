@@ -25,7 +25,7 @@ from sitebus.relay.frames import Decoder
 from sitebus.reload import modules
 from sitebus.reload.modules import is_library
 from sitebus.workers.inside import prepare
-from sitebus.workers.libraries import keep
+from sitebus.workers.libraries import folders, keep
 from sitebus.workers.purity import Purity
 from sitebus.workers.stamps import stamps_of
 from sitebus.workers.zygote import Message, Zygote, other_threads
@@ -68,9 +68,15 @@ class Warm(Zygote):
             self.send("cold", reason=reason)
             return
         self._rehearse()
+        self._stamp()
         keep()
         self.settle()
         self.send("warm", tainted=sorted(purity.tainted), stamps=self._stamps)
+
+    def _stamp(self) -> None:
+        """Note how the modules are that are kept now; of those of before that is known."""
+        known = {path for path, *_ in self._stamps}
+        self._stamps += stamps_of(sorted({*folders()} - known))
 
     def _objection(self, names: Iterable[str]) -> str:
         """Answer why libraries of these *names* cannot be kept; nothing if they can."""

@@ -161,11 +161,11 @@ class Worker:
         told = assembled.configuration.one("workers")
         prober = Prober(self.engine, assembled.site, told["probe"], self._refuse)
         self._exports = Exports(self.engine, told["export"], self._export)
-        guests = [prober, self._exports, Leaving(self.engine, self._leaves)]
+        guests = [prober, self._exports, Leaving(self.engine, self._leaves, self._left)]
         pulse = Pulse(
             self.engine,
             tally,
-            lambda: sum(mount.in_flight for mount in self.site.mounts),
+            self._in_flight,
             self._poller,
             self._beat,
         )
@@ -196,6 +196,10 @@ class Worker:
         if assembled.face is None or not assembled.face.cold:
             assembled.refuse(error)
 
+    def _in_flight(self) -> int:
+        """Answer how many requests are being answered."""
+        return sum(mount.in_flight for mount in self.site.mounts)
+
     def _block(self) -> int:
         status = self.engine.block()
         self._shipper.flush()
@@ -224,6 +228,11 @@ class Worker:
         if self._is_ready and not self._told_to_leave:
             self.send("draining")
             self.engine.call_in_main(self.engine.exit)
+
+    def _left(self) -> None:
+        """Servers have stopped: if a request has outlasted them, its thread may hold anything."""
+        if self._in_flight():
+            self.send("left_behind")
 
     def _hear_drain(self, message: Message, fd: int | None) -> None:
         engine = self.engine
@@ -326,16 +335,24 @@ class Worker:
 
 
 class Leaving(Plugin):
-    """Tell when the bus begins to stop, before anything of it is stopped."""
+    """Tell when the bus begins to stop, and to exit, before anything of it does."""
 
-    def __init__(self, bus: Engine, leaves: Callable[[], object]) -> None:
+    def __init__(
+        self, bus: Engine, leaves: Callable[[], object], left: Callable[[], object]
+    ) -> None:
         super().__init__(bus)
         self.leaves = leaves
+        self.left = left
 
     @listens("stop", priority=FIRST)
     def stop(self) -> None:
         """Say so."""
         self.leaves()
+
+    @listens("exit", priority=FIRST)
+    def exit(self) -> None:
+        """Say so."""
+        self.left()
 
 
 def _errors() -> TextIO:

@@ -211,6 +211,15 @@ def test_an_update_of_what_is_installed_is_noticed(start: Starter, libs: Path) -
     assert told["heavy"] == -1
 
 
+def test_an_edit_of_what_is_installed_is_noticed(start: Starter, libs: Path) -> None:
+    """Somebody looks for a mistake, and has a library print something."""
+    site = start()
+    site.wait_until_warm()
+    with (libs / "heavy.py").open("a") as file:
+        file.write("IMPORTED_BY = -2\n")
+    assert site.reload("two")["heavy"] == -2
+
+
 def test_a_change_of_the_environment_in_the_configuration_is_seen(
     start: Starter, libs: Path, folder: Path
 ) -> None:
