@@ -11,6 +11,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -795,6 +796,10 @@ MOMENTS = [
 ]
 
 
+def _is_alone(pid: int) -> bool:
+    return processes_of(pid) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_sigterm_in_a_reload_ends_the_site(start: Starter, moment: str) -> None:
@@ -808,7 +813,8 @@ def test_sigterm_in_a_reload_ends_the_site(start: Starter, moment: str) -> None:
             site.wait_for_output(moment)
             pause.wait(delay / 1000)
             assert site.stop() == 0
-            assert processes_of(site.pid) == []
+            # A trial ends when it hears that nobody waits for it.
+            wait_for(partial(_is_alone, site.pid), what="the trial to end")
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address)
         site.save("views.py", version("v1"))

@@ -60,7 +60,7 @@ def test_a_burst_of_kept_connections_is_spread(adapter: str, tmp_path: Path) -> 
     pytest.importorskip(adapter)
     with site_of(tmp_path, adapter) as site:
         burst(site)  # the first of all finds some that have not served yet
-        assert statistics.median(burst(site) for _ in range(9)) <= 0.5 * CLIENTS
+        assert statistics.median(burst(site) for _ in range(9)) <= 0.65 * CLIENTS
         assert site.stop() == 0
 
 
