@@ -31,7 +31,7 @@ autodoc_preserve_defaults = True
 nitpick_ignore_regex += [
     ("py:(class|exc|func|meth|mod)", r"(?!sitebus\b).*"),
     ("py:class", r"sitebus\.(plugins\.Method|sockets\.(files\.SocketFile|connections\.Idle))"),
-    ("py:class", r"sitebus\.testing\.waiting\.T"),
+    ("py:class", r"sitebus\.(testing\.waiting\.T|restarts\.Restarts|loop\.LoopThread)"),
 ]
 
 # Dashes stay as they are typed: options begin with two of them.
