@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedding.hosting import Hosted, end, need_module
+from tests.embedding.hosting import Hosted, need_module
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +121,9 @@ def test_granian_has_every_worker_start_and_end_it(hosted: Hosted, interface: st
         assert len(hosted.pids("start")) == 2 or interface == "asgi"
         hosted.serves_both_applications()
 
-        assert end(host) == 0
+        with hosted.request_in_flight():
+            host.signal(signal.SIGTERM)
+        assert host.wait(8) == 0
     hosted.each_started_and_ended_once(threads=False)
 
 
@@ -133,5 +135,7 @@ def test_waitress_ends_it_when_it_is_interrupted(hosted: Hosted) -> None:
         hosted.serves_both_applications()
         assert hosted.pids("start") == [host.pid]
 
-        assert end(host, signal.SIGINT) in (0, -signal.SIGINT)
+        with hosted.request_in_flight():
+            host.signal(signal.SIGINT)
+        assert host.wait(8) in (0, -signal.SIGINT)
     hosted.each_started_and_ended_once()
