@@ -11,16 +11,18 @@ from __future__ import annotations
 import configparser
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sitebus import trial
 from sitebus.cli import streams
 from sitebus.errors import ConfigErrors
+from sitebus.listeners import WARNING
 
 if TYPE_CHECKING:
     from sitebus.config import Configuration, Override
+    from sitebus.paste.servers import Note, Said
+    from sitebus.process import Engine
 
 USE = "egg:sitebus#main"
 #: Before anything else that listens.
@@ -35,14 +37,21 @@ def server_factory(
     Raises:
         ConfigErrors: They make no sense.
     """
+    from sitebus import assembly
     from sitebus.assembly.environment import forget
+    from sitebus.paste.servers import Note, translate
 
     streams.open_missing()
-    trial.mind_parent()
     forget()
-    given = global_conf or {}
-    file = given.get("__file__", "")
-    return partial(_serve, _configuration(file, local_conf), file)
+    file = (global_conf or {}).get("__file__", "")
+    shown = os.path.relpath(file) if file else "PasteDeploy"
+    said = tuple(translate(USE, local_conf))
+    try:
+        configuration = assembly.read(None, overrides=_overrides(shown, said))
+    except ConfigErrors as errors:
+        raise errors.with_traceback(None) from None  # the launcher shows all of it
+    notes = [f"{shown}: {each.message}" for each in said if isinstance(each, Note)]
+    return partial(_serve, configuration, notes, file)
 
 
 def server_runner(
@@ -57,25 +66,14 @@ def server_runner(
     server_factory(global_conf, **local_conf)(app)
 
 
-def _configuration(file: str, local_conf: Mapping[str, str]) -> Configuration:
-    from sitebus import assembly
-
-    shown = os.path.relpath(file) if file else "PasteDeploy"
-    try:
-        return assembly.read(None, overrides=_overrides(shown, local_conf))
-    except ConfigErrors as errors:
-        told = [str(each).removeprefix("command line ") for each in errors.problems]
-        raise ConfigErrors(told) from None
-
-
-def _overrides(file: str, local_conf: Mapping[str, str]) -> Iterator[Override]:
+def _overrides(file: str, options: Iterable[Said | Note]) -> Iterator[Override]:
     from sitebus.config import Override
-    from sitebus.paste.servers import Said, translate
+    from sitebus.paste.servers import Said
 
-    for each in translate(USE, local_conf):
+    for each in options:
         if isinstance(each, Said):
             text = each.text.replace("$", "$$")
-            yield Override(each.section, each.key, text, f"{file}: {each.option}")
+            yield Override(each.section, each.key, text, "", f"{file}: {each.option}")
 
 
 def _has_loggers(file: str) -> bool:
@@ -87,7 +85,12 @@ def _has_loggers(file: str) -> bool:
         return False
 
 
-def _serve(configuration: Configuration, file: str, app: Any) -> None:
+def _tell(engine: Engine, notes: Iterable[str]) -> None:
+    for note in notes:
+        engine.log(note, WARNING)
+
+
+def _serve(configuration: Configuration, notes: Iterable[str], file: str, app: Any) -> None:
     from sitebus import engine, site
     from sitebus.cli.console import Console, wants_colour
     from sitebus.cli.run import run
@@ -99,11 +102,15 @@ def _serve(configuration: Configuration, file: str, app: Any) -> None:
         engine.autoreload.files.add(file)
     if _has_loggers(file):
         engine.subscribe("start", logs.unconfigure, FIRST)
+    tell = partial(_tell, engine, notes)
+    if notes:
+        engine.subscribe("start", tell)
     try:
         console = Console(sys.stderr, wants_colour(sys.stderr, "auto"))
         status = run(program, configuration, engine, site, console)
     finally:
         engine.unsubscribe("start", logs.unconfigure)
+        engine.unsubscribe("start", tell)
         mounted.unmount()
     if status:
         raise SystemExit(status)

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sitebus import assembly, trial
+from sitebus import assembly
 from sitebus.assembly.environment import forget
 from sitebus.cli import streams
 from sitebus.cli.console import Console, wants_colour
-from sitebus.cli.reports import report
+from sitebus.cli.reports import QUICKSTART, report
 from sitebus.cli.run import run as serve
 from sitebus.config import Override
 from sitebus.errors import AlreadyRunning, ChannelFailures, SitebusError, UsageError
@@ -56,7 +56,6 @@ def run(
             cause of this exception if it was an error of ours.
     """
     streams.open_missing()
-    trial.mind_parent()
     forget()
     cause = None
     try:
@@ -99,6 +98,7 @@ def _suiting(site: Site) -> dict[str, Any]:
 
 def _override(place: str, value: object) -> Override:
     section, _, key = place.partition(".")
-    # A dollar sign in code is only that.
     name = ARGUMENTS.get(place, key)
-    return Override(section, key, str(value).replace("$", "$$"), f"quickstart({name}=)")
+    # A dollar sign in code is only that.
+    text = str(value).replace("$", "$$")
+    return Override(section, key, text, "", f"{QUICKSTART}({name}=)")

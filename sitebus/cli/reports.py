@@ -21,6 +21,8 @@ from sitebus.errors import (
 
 #: The command, in messages.
 PROGRAM = "sitebus-serve"
+#: The function, where a setting comes from.
+QUICKSTART = "quickstart"
 
 
 def report(error: SitebusError | ChannelFailures, hush: Callable[[str], str] = masked) -> int:
@@ -30,16 +32,19 @@ def report(error: SitebusError | ChannelFailures, hush: Callable[[str], str] = m
         error: What went wrong.
         hush: Takes the secrets out of a sentence.
     """
-    if isinstance(error, ConfigErrors) and all(map(_is_of_the_command_line, error.problems)):
-        # A flag with a wrong value, not a wrong file.
+    if isinstance(error, ConfigErrors) and all(map(_is_of_the_caller, error.problems)):
+        # A flag or an argument with a wrong value, not a wrong file.
         error = UsageError(str(error).replace("command line ", "").replace("\n", "; "))
     if isinstance(error, ChannelFailures):
         return max((_report_one(each, hush) for each in error.exceptions), default=error.status)
     return _report_one(error, hush)
 
 
-def _is_of_the_command_line(problem: object) -> bool:
-    return isinstance(problem, Problem) and problem.origin.source == "command line"
+def _is_of_the_caller(problem: object) -> bool:
+    if not isinstance(problem, Problem):
+        return False
+    source = problem.origin.source
+    return source == "command line" or source.startswith(f"{QUICKSTART}(")
 
 
 def _report_one(error: Exception, hush: Callable[[str], str]) -> int:

@@ -33,19 +33,21 @@ _NO_VARIABLES = (
 
 
 class Override(NamedTuple):
-    """A setting from the command line.
+    """A setting that beats what files and environment say.
 
     Attributes:
         section: a heading without its brackets: ``server``, ``server admin``, ``mount /wiki``.
         key: the setting's name.
         text: its value, as a file would say it.
         flag: how it was given, for messages.
+        source: where.
     """
 
     section: str
     key: str
     text: str
     flag: str
+    source: str = "command line"
 
 
 class Entry(NamedTuple):
@@ -202,7 +204,7 @@ class Drafts:
 
     def overlay(self, overrides: Iterable[Override]) -> None:
         for override in overrides:
-            origin = Origin("command line", detail=override.flag)
+            origin = Origin(override.source, detail=override.flag)
             if override.section == VARIABLES:
                 self.problem(origin, _NO_VARIABLES)
                 continue

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from sitebus.errors import EmbedsItself
+from sitebus.errors import EmbedsItself, SpeaksWSGI
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,7 +40,14 @@ class Embedded:
         self._lodger = lodger
         _given.add(self)
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse | None = None,
+        *others: object,
+    ) -> Iterable[bytes]:
+        if start_response is None or others:
+            raise SpeaksWSGI
         lodger = self._lodger
         if lodger.pid != os.getpid():
             lodger.begin()
@@ -88,15 +95,15 @@ async def _begin(lodger: Lodger, again: bool = False) -> None:
     """Start in another thread: what starts waits for what runs on this loop."""
     import asyncio
 
-    from sitebus.embedding.hostloop import HostLoop
+    from sitebus.embedding.hostloop import HostLoop, aside
 
     lodger.loop = HostLoop(asyncio.get_running_loop())
-    await asyncio.to_thread(lodger.begin, again)
+    await aside(lambda: lodger.begin(again))
 
 
 async def _live(lodger: Lodger, receive: Receive, send: Send) -> None:
     """Be the site's lifespan: the bus starts with it, and ends with it."""
-    import asyncio
+    from sitebus.embedding.hostloop import aside
 
     await receive()
     await _begin(lodger, again=True)
@@ -107,5 +114,5 @@ async def _live(lodger: Lodger, receive: Receive, send: Send) -> None:
         await send({"type": "lifespan.startup.complete"})
         await receive()
     finally:  # some hosts cancel it instead of saying that they end
-        await asyncio.to_thread(lodger.end)
+        await aside(lodger.end)
     await send({"type": "lifespan.shutdown.complete"})

@@ -7,6 +7,9 @@ on the same loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from sitebus.errors import LoopEnded
 from sitebus.loop import LoopThread
@@ -42,3 +45,18 @@ class HostLoop(LoopThread):
 
     def stop(self, timeout: float = 5.0, *, for_good: bool = False) -> None:
         """Leave it to the host."""
+
+
+async def aside(call: Callable[[], object]) -> None:
+    """Have *call* wait, for what runs on this loop too, in a thread that ends with it.
+
+    One of the loop's own would stay, and some hosts end without having those end.
+    """
+    thread = ThreadPoolExecutor(1, "sitebus embedding")
+    returned = False
+    try:
+        await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, call)
+        returned = True
+    finally:
+        # Who is cancelled must not wait here: *call* may wait for this loop.
+        thread.shutdown(wait=returned)

@@ -10,7 +10,9 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any
 
 Call = Callable[[], object]
@@ -25,6 +27,7 @@ class Host:
         reloads_by: How a change of the code gets into its processes.
         forks_later: Whether this process will not serve, but those that are forked from it.
         recycles: Whether `recycle` has this process replaced.
+        outlives_main: Whether it may go on serving when the main thread has ended.
     """
 
     name = "another program"
@@ -32,13 +35,26 @@ class Host:
     reloads_by = "have that restart its processes"
     forks_later = False
     recycles = False
+    outlives_main = True
 
     def when_forked(self, begin: Call) -> None:
         """Have *begin* called in each process that is to serve, if the host tells of them."""
 
-    def at_end(self, end: Call) -> None:
-        """Have *end* called, once or more, when this process ends."""
+    def at_end(self, end: Call, made: Collection[threading.Thread]) -> None:
+        """Have *end* called, once or more, when this process ends.
+
+        Args:
+            end: Ends the site.
+            made: The threads that its start has made. Python would wait for them before it calls
+                what is registered with atexit, and for ever if it is for *end* to end them.
+        """
         atexit.register(end)
+
+        def main_thread_ended() -> None:
+            if not (self.outlives_main and _goes_on(made)):
+                end()
+
+        _before_threads_are_joined(main_thread_ended)
         if (processes := sys.modules.get("multiprocessing.process")) is None:
             return
         if processes.parent_process() is not None:
@@ -55,10 +71,35 @@ class Host:
         yield from ()
 
 
+def _before_threads_are_joined(call: Call) -> None:
+    """Have *call* called before Python waits for threads that are no daemons, and so before atexit.
+
+    There is no public way: https://github.com/python/cpython/issues/86128.
+    """
+    # The last to be registered is the first to be called: after this one's, no executor takes work,
+    # and the end of an application may be to give it some.
+    import concurrent.futures.thread  # noqa: F401
+
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        with suppress(RuntimeError):  # they are being waited for already
+            register(call)
+
+
+def _goes_on(made: Collection[threading.Thread]) -> bool:
+    """Tell whether a thread keeps the process up that is neither of those nor an executor's."""
+    from concurrent.futures import thread as executors
+
+    known = {threading.main_thread(), threading.current_thread(), *made}
+    known.update(getattr(executors, "_threads_queues", ()))
+    return any(not each.daemon for each in threading.enumerate() if each not in known)
+
+
 class ModWsgi(Host):
     """Apache: a daemon process that runs Python alone, or one of Apache's own."""
 
     name = "mod_wsgi"
+    outlives_main = False
     #: A daemon process is killed after its shutdown-timeout, which is 5 s if nobody says.
     patience = 3.0
 
@@ -68,12 +109,12 @@ class ModWsgi(Host):
         if not self.recycles:
             self.reloads_by = "restart Apache; a WSGIDaemonProcess could be reloaded"
 
-    def at_end(self, end: Call) -> None:
-        """Have *end* called before threads are waited for, which Python does before atexit."""
+    def at_end(self, end: Call, made: Collection[threading.Thread]) -> None:
+        """Be told by mod_wsgi itself as well: it says so first of all."""
         subscribe = getattr(self._module, "subscribe_shutdown", None)
         if subscribe is not None:
             subscribe(lambda event, **told: end())
-        super().at_end(end)
+        super().at_end(end, made)
 
     def recycle(self) -> None:
         """Do what a touch of the script does: what is in flight is finished first."""
@@ -93,6 +134,7 @@ class Uwsgi(Host):
     """uWSGI: it loads the application, then forks, unless lazy-apps is on or there is no master."""
 
     name = "uWSGI"
+    outlives_main = False
     reloads_by = "say py-autoreload or touch-reload to uWSGI"
 
     def __init__(self, module: Any) -> None:
@@ -116,7 +158,7 @@ class Uwsgi(Host):
 
         self._module.post_fork_hook = forked
 
-    def at_end(self, end: Call) -> None:
+    def at_end(self, end: Call, made: Collection[threading.Thread]) -> None:
         """Be told by uWSGI itself as well: skip-atexit leaves only that, or neither."""
         before = getattr(self._module, "atexit", None)
 
@@ -126,13 +168,14 @@ class Uwsgi(Host):
                 before()
 
         self._module.atexit = ended
-        super().at_end(end)
+        super().at_end(end, made)
 
 
 class Gunicorn(Host):
     """gunicorn: its arbiter forks workers, which load the application, or find it with preload."""
 
     name = "gunicorn"
+    outlives_main = False
     reloads_by = "say --reload to gunicorn"
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,6 +71,8 @@ class Lodger:
         #: What was refused while the bus started: the site as a whole cannot be served.
         self._refused: Exception | None = None
         self._locks: dict[int, threading.RLock] = {}
+        #: The threads that were there after a start of the bus, and not before.
+        self._made: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         engine.lodge(Stays(engine, host))
         # It cannot be longer than the host waits.
         self.engine.stop_timeout = min(self.engine.stop_timeout, self.host.patience)
@@ -183,6 +186,7 @@ class Lodger:
             self._mind_fork()
             self._tried = os.getpid()
             self.failure = self._refused = None
+            before = set(threading.enumerate())
             try:
                 self._start()
             # Whatever it is, strangers' code among it: it must be known, here and to visitors.
@@ -191,10 +195,11 @@ class Lodger:
             if self.failure is not None:
                 # Not while it is handled: the log would think that somebody else tells it.
                 self._fail(self.failure)
+            self._made.update(set(threading.enumerate()) - before)
             self.pid = os.getpid()
             if self._told_end != self.pid:
                 self._told_end = self.pid
-                self.host.at_end(self.end)
+                self.host.at_end(self.end, self._made)
 
     def _start(self) -> None:
         if self._assembled is None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sitebus import assembly
 from sitebus.config import DEFAULT, Configuration, Override, Settings
+from sitebus.config.drafts import current_directory
 from sitebus.embedding import faces
-from sitebus.errors import ConfigErrors
+from sitebus.errors import CannotRead, ConfigErrors
 from sitebus.interfaces import detect
 from sitebus.mounts import Site
 
@@ -104,28 +105,33 @@ def _name_of(app: object) -> str:
 
 def _found(path: Path, beside: str | None) -> Path:
     """A host's working directory is anything, and often ``/``."""
-    if (
-        beside
-        and not path.is_absolute()
-        and (near := Path(beside).absolute().parent / path).exists()
-    ):
-        return near
+    if path.is_absolute():
+        return path
+    near = [Path(beside).absolute().parent] if beside else []
+    folders = dict.fromkeys((*near, current_directory()))
+    for folder in near:
+        if (folder / path).exists():
+            return folder / path
+    if not path.exists():
+        places = " or ".join(map(str, folders))
+        raise CannotRead(path, f"there is no such file in {places}")
     return path
 
 
 def _read(path: Path | None, given: Mapping[str, Any], reference: str = "") -> Configuration:
     overrides = [
-        Override(*ARGUMENTS[name], _spelt(value), f"embed({name}=)")
+        Override(*ARGUMENTS[name], _spelt(value), "", f"embed({name}=)")
         for name, value in given.items()
     ]
     if reference:
-        overrides.append(Override("mount /", "app", reference.replace("$", "$$"), "embed()"))
+        text = reference.replace("$", "$$")
+        overrides.append(Override("mount /", "app", text, "", "embed()"))
     configuration = assembly.read(path, overrides=overrides)
     said = configuration.logging.value("access").origin != DEFAULT
     if said and configuration.logging["access"] != "-":
         return configuration
     # The host has an access log; and standard output is not ours.
-    overrides.append(Override("logging", "access", "off", _STDOUT if said else "embed()"))
+    overrides.append(Override("logging", "access", "off", _STDOUT if said else "", "embed()"))
     return assembly.read(path, overrides=overrides)
 
 

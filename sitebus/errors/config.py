@@ -29,11 +29,18 @@ class CannotRead(SitebusError):
 
 
 class NoDirectory(SitebusError):
-    """The directory that this process is in was removed."""
+    """The directory that this process is in was removed, or the one that it has to go to."""
 
     status = EX_NOINPUT
 
+    def __init__(self, directory: str = "") -> None:
+        super().__init__(directory)
+        self.directory = directory
+
     def __str__(self) -> str:
+        if self.directory:
+            gone = f"{self.directory}, where the site was started, is not there any more"
+            return f"the directory {gone}; make it anew, or start the site in another one"
         return "the current directory is not there any more; go to another one, or use --chdir"
 
 

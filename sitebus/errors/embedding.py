@@ -35,3 +35,15 @@ class EmbedsItself(SitebusError):
             f"cannot embed {self.name!r}: it is what embed() has answered, and would ask itself; "
             "name the application, not the script that the host runs"
         )
+
+
+class SpeaksWSGI(SitebusError):
+    """An ASGI server has called what embedding answers for servers of WSGI."""
+
+    status = EX_CONFIG
+
+    def __str__(self) -> str:
+        return (
+            "cannot answer a server that speaks ASGI: the script has sitebus.embed(), which is for "
+            "WSGI; say sitebus.embed_asgi() in it, or --interface wsgi to the server"
+        )

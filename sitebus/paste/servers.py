@@ -152,9 +152,7 @@ def translate(use: str, options: Mapping[str, str]) -> Iterator[Said | Note]:
     for option, text in options.items():
         rule = rules.get(option)
         if rule is not None:
-            said = rule.reads(text)
-            if said is not None:
-                yield Said(rule.section, rule.key, said, option)
+            yield from _said(rule, text, option)
         elif option in _PLACES or (option == "bind" and kind != "sitebus"):
             continue
         elif kind == "sitebus":
@@ -162,6 +160,12 @@ def translate(use: str, options: Mapping[str, str]) -> Iterator[Said | Note]:
             yield Said(section if dot else "server", key, text, option)
         else:
             yield Note(option, f"{option} is ignored{_reason(option)}")
+
+
+def _said(rule: Rule, text: str, option: str) -> Iterator[Said]:
+    said = rule.reads(text)
+    if said is not None:
+        yield Said(rule.section, rule.key, said, option)
 
 
 def _reason(option: str) -> str:

@@ -6,7 +6,9 @@ Where pytest makes the report, the plugin asks for it here; anywhere else it is 
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
 
 #: More lines are not shown: a site may be a talkative one.
 MOST = 200
@@ -73,3 +75,27 @@ def latest(text: str) -> str:
     if more > 0:
         lines = [f"({more} lines before)", *lines[-MOST:]]
     return "\n".join(lines)
+
+
+class Block(Shown):
+    """What runs while its block does: how that ends is read of if it ends by an error."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it."""
+
+    def __enter__(self) -> Self:
+        add(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        remove(self)
+        if error is not None:
+            # Before the end: it is of interest whether it ran.
+            show(self)
+        self.close()

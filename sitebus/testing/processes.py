@@ -19,8 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 from sitebus.errors import NotPrinted, StillRunning
 from sitebus.testing import live
@@ -42,7 +41,7 @@ _FOREIGN = ("SITEBUS_", "LISTEN_", "NOTIFY_")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-class Child:
+class Child(live.Block):
     """A program that runs while the block does, and never longer.
 
     Args:
@@ -179,22 +178,6 @@ class Child:
     def __repr__(self) -> str:
         shown = self.output or "(nothing)\n"
         return f"{' '.join(self.argv)}\nstatus {self.process.poll()}, printed:\n{shown}"
-
-    def __enter__(self) -> Self:
-        live.add(self)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        live.remove(self)
-        if error is not None:
-            # Before the end: it is of interest whether it ran.
-            live.show(self)
-        self.close()
 
     def close(self) -> None:
         """End it and whatever it started, however it feels about that.

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 from sitebus import assembly, references
@@ -46,7 +46,7 @@ _MOMENT = 0.5
 _DRAIN = "5s"
 
 
-class ServedSite:
+class ServedSite(live.Block):
     """A site that serves while the block runs.
 
     Args:
@@ -251,19 +251,7 @@ class ServedSite:
 
     def __enter__(self) -> Self:
         self.start()
-        live.add(self)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        live.remove(self)
-        if error is not None:
-            live.show(self)
-        self.close()
+        return super().__enter__()
 
 
 def _unheard(configuration: Configuration, engine: Engine) -> LogBridge:
@@ -340,7 +328,7 @@ def _overrides(given: Mapping[str, object]) -> Iterator[Override]:
         section, _, key = place.rpartition(".") if " " in place else place.partition(".")
         text = ("no", "yes")[value] if isinstance(value, bool) else str(value)
         # A dollar sign in code is only that.
-        yield Override(section, key, text.replace("$", "$$"), f"settings[{place!r}]")
+        yield Override(section, key, text.replace("$", "$$"), "", f"settings[{place!r}]")
 
 
 def _plain(configuration: Configuration) -> Configuration:

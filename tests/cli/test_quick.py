@@ -57,6 +57,16 @@ def test_a_mistake_is_one_sentence(directory: Path, call: str, status: int, sent
     assert done.returncode == status
 
 
+def test_who_catches_a_mistake_is_told_the_argument(directory: Path) -> None:
+    """There is no command line that it could have come from."""
+    done = run(
+        directory,
+        "try:\n    sitebus.quickstart(app, thread=3)\n"
+        "except SystemExit as end:\n    print(end.code, end.__cause__)\n",
+    )
+    assert done.stdout.startswith("64 quickstart(thread=): [server] has no setting 'thread'")
+
+
 def test_another_thread_leaves_nothing_behind(directory: Path) -> None:
     """It cannot answer signals there, so nothing is put together in the first place."""
     done = run(

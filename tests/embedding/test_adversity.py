@@ -16,6 +16,7 @@ from sitebus.mounts import Site
 from sitebus.process import Engine
 from tests.embedding.test_hands_off import ASK, folder, run
 from tests.embedding.test_lodger import ONE, House, Stay, stay
+from tests.helpers import wait_for
 
 __all__ = ["folder", "stay"]
 
@@ -95,6 +96,15 @@ def test_a_paste_file_without_an_application_says_so(stay: Stay, tmp_path: Path)
         stay.take(tmp_path / "empty.ini")
 
 
+def test_a_wrong_argument_is_told_by_its_name(stay: Stay) -> None:
+    """There is no command line to look for the mistake on."""
+    with pytest.raises(ConfigErrors) as caught:
+        stay.take(ONE, log_level="loud")
+    assert str(caught.value) == (
+        "embed(log_level=): level = 'loud': expected debug, info, warning, error or critical"
+    )
+
+
 def test_nothing_is_no_target(stay: Stay) -> None:
     """A variable that is not set should not become a site that answers 404."""
     with pytest.raises(ConfigErrors, match="nothing is named"):
@@ -152,6 +162,39 @@ def test_a_crowd_before_the_start_does_not_keep_it_from_its_threads(engine: Engi
         return answers
 
     assert asyncio.run(crowd()) == [200] * 64
+
+
+def test_a_lifespan_that_is_called_off_twice_ends_the_site_all_the_same(engine: Engine) -> None:
+    """A second Ctrl-C does that, while the end waits for what runs on the same loop."""
+    lodger = Lodger(engine, House(), "asgi")
+    lodger.take(draw_up(ONE, Site(), None, {}))
+    application = faces.asgi(lodger)
+
+    async def host() -> None:
+        up, stopping, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        told = asyncio.Queue[Any]()
+        told.put_nowait({"type": "lifespan.startup"})
+
+        async def send(message: Any) -> None:
+            up.set()
+
+        async def stop() -> None:
+            stopping.set()
+            await go.wait()
+
+        engine.subscribe("stop", stop)
+        life = asyncio.ensure_future(application({"type": "lifespan"}, told.get, send))
+        await up.wait()
+        life.cancel()
+        await asyncio.wait_for(stopping.wait(), 8)
+        life.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(life, 8)
+        go.set()
+        ended = engine.machine.final
+        await asyncio.to_thread(wait_for, lambda: engine.state in ended, 8, "the end")
+
+    asyncio.run(host())
 
 
 PRELUDE = """

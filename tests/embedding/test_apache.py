@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.embedding.hosting import LIBRARIES, Hosted, end, need, program, public_folder
+from tests.embedding.hosting import LIBRARIES, Hosted, end, need, public_folder, typed
 from tests.helpers import PATIENCE, ROOT, Child, wait_for
 
 pytestmark = pytest.mark.slow
@@ -30,36 +29,34 @@ class Apache(Hosted):
         self.run.mkdir()
         for path in (self.folder, self.run):
             path.chmod(0o777)
+        # A virtual environment, in which are sitebus and Flask.
+        self.installed = directory / "environment"
+        packages = self.installed / "lib" / "python3.11" / "site-packages"
+        packages.mkdir(parents=True)
+        (packages / "installed.pth").write_text(f"{ROOT}\n{LIBRARIES}\n")
 
     @contextmanager
     def serving(self, configuration: str = "httpd.conf") -> Iterator[Child]:
-        argv = [
-            program("apache2", "/usr/sbin"),
-            "-DFOREGROUND",
-            "-f",
-            str(self.folder / configuration),
-        ]
+        command = typed("apache2").replace("httpd.conf", configuration)
+        argv = [*self.shell(command)]
         if os.geteuid() == 0:
-            argv.append("-DAsRoot")
+            argv[:0] = ["setpriv", "--reuid=www-data", "--regid=www-data", "--clear-groups"]
         told = {
             # It looks there for the Python that it was built for.
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": "",
-            "SITE": str(self.folder),
-            "RUN": str(self.run),
-            "PORT": str(self.port),
-            "PYTHON_PATH": os.pathsep.join((str(ROOT), LIBRARIES, str(self.folder))),
+            "VIRTUAL_ENV": str(self.installed),
+            "TMPDIR": str(self.run),
         }
         try:
-            with self.running(argv, told) as child:
+            with self.running_exactly(argv, told) as child:
                 yield child
         finally:
             print(self.log)
 
     @property
     def log(self) -> str:
-        path = self.run / "error.log"
-        return path.read_text() if path.exists() else ""
+        return "".join(path.read_text() for path in self.run.glob("*/error.log"))
 
 
 @pytest.fixture
@@ -74,9 +71,7 @@ def test_a_daemon_process_serves_the_example_and_ends_in_time(apache: Apache) ->
         apache.serves_both_applications()
         assert apache.pids("start") == [apache.who()]
 
-        began = time.monotonic()
         assert end(host) == 0
-        assert time.monotonic() - began < 4
     apache.each_started_and_ended_once()
     assert "Traceback" not in apache.log
     assert "did not exit" not in apache.log

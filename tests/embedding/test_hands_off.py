@@ -249,3 +249,95 @@ def test_the_two_kinds_follow_each_other_in_one_process(folder: Path) -> None:
     assert told.returncode == 0, told.stderr
     assert told.stdout.split() == ["start", "exit", "start", "exit"]
     assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize("face", ["embed", "embed_asgi"])
+@pytest.mark.parametrize("wrong", ["missing.ini", "broken.ini"])
+def test_a_mistake_is_the_script_s_line_and_a_sentence(folder: Path, face: str, wrong: str) -> None:
+    """A host logs the whole traceback; of ours there are few places in it."""
+    (folder / "broken.ini").write_text("[mount /]\nap = app:application\n")
+    (folder / "wrong.py").write_text(f"import sitebus\nsitebus.{face}({wrong!r})\n")
+    told = run(folder, "wrong.py")
+
+    assert told.returncode == 1
+    assert f'wrong.py", line 2, in <module>\n    sitebus.{face}' in told.stderr
+    assert told.stderr.count(f'File "{ROOT}') <= 3, told.stderr
+
+
+def test_a_file_that_is_not_there_is_told_with_where_it_was_looked_for(folder: Path) -> None:
+    """A host's directory is often another one than its operator thinks."""
+    (folder / "wrong.py").write_text('import sitebus\nsitebus.embed("missing.ini")\n')
+    told = run(folder, "wrong.py")
+
+    assert told.stderr.splitlines()[-1].endswith(
+        f"cannot read missing.ini: there is no such file in {folder} or {ROOT}"
+    )
+
+
+#: Where its listeners have a thread that is no daemon, and the host's main thread ends.
+THREADS = """
+import threading
+from wsgiref.simple_server import make_server
+import sitebus
+
+over = threading.Event()
+
+def work():
+    over.wait()
+    print("work over", flush=True)
+
+def start():
+    sitebus.engine.thread = threading.Thread(target=work)
+    sitebus.engine.thread.start()
+
+def stop():
+    over.set()
+    sitebus.engine.thread.join()
+    print("joined", flush=True)
+
+sitebus.engine.subscribe("start", start)
+sitebus.engine.subscribe("stop", stop)
+sitebus.engine.subscribe("exit", lambda: print("exit", flush=True))
+application = sitebus.embed("site.ini")
+ask(application)
+"""
+
+#: A host that serves three visitors in such a thread of its own.
+SERVES = """
+import urllib.request
+
+server = make_server("127.0.0.1", 0, application)
+
+def serve():
+    for _ in range(3):
+        server.handle_request()
+    print("served", flush=True)
+    stop()
+
+def visit():
+    # The main thread has ended, and what is called at its end has been.
+    threading.main_thread().join()
+    for _ in range(3):
+        assert urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/").status == 200
+
+threading.Thread(target=serve).start()
+threading.Thread(target=visit, daemon=True).start()
+"""
+
+
+def test_threads_that_a_listener_joins_keep_no_process(folder: Path) -> None:
+    """Python waits for them before it tells anybody of the end who would have them end."""
+    (folder / "threads.py").write_text(ASK + THREADS)
+    told = run(folder, "threads.py")
+
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.split("\n") == ["work over", "joined", "exit", ""]
+
+
+def test_a_host_that_goes_on_in_other_threads_is_served_to_its_end(folder: Path) -> None:
+    """Many a script starts its server in a thread, and ends."""
+    (folder / "serves.py").write_text(ASK + THREADS + SERVES)
+    told = run(folder, "serves.py")
+
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.split("\n") == ["served", "work over", "joined", "joined", "exit", ""]

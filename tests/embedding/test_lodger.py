@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class House(hosts.Host):
         self.ends: list[Callable[[], object]] = []
         self.recycled = 0
 
-    def at_end(self, end: hosts.Call) -> None:
+    def at_end(self, end: hosts.Call, made: Collection[threading.Thread]) -> None:
         self.ends.append(end)
 
     def recycle(self) -> None:

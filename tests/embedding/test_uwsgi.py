@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedding.hosting import LIBRARIES, Hosted, end, program
+from tests.embedding.hosting import LIBRARIES, Hosted, end, ended, program
 from tests.helpers import PATIENCE, ROOT, wait_for
 
 pytestmark = pytest.mark.slow
@@ -28,11 +28,9 @@ def uwsgi() -> str:
 PLACES = {"PYTHONPATH": os.pathsep.join((str(ROOT), LIBRARIES))}
 
 
-def test_the_example_starts_in_each_process_and_never_in_the_master(
-    hosted: Hosted, uwsgi: str
-) -> None:
+def test_the_example_starts_in_each_process_and_never_in_the_master(hosted: Hosted) -> None:
     """A fork copies the bus, and none of its threads."""
-    with hosted.running([uwsgi, "--ini", "uwsgi.ini"], PLACES) as host:
+    with hosted.running("uwsgi", env=PLACES) as host:
         wait_for(lambda: len(hosted.pids("start")) == 2, PATIENCE, "both processes to start")
         hosted.wait_until_all_answer(hosted.pids("start"))
         assert host.pid not in hosted.pids("start")
@@ -40,13 +38,13 @@ def test_the_example_starts_in_each_process_and_never_in_the_master(
 
         with hosted.request_in_flight():
             host.signal(signal.SIGTERM)
-        assert host.wait() == 0
+        assert ended(host) == 0
     hosted.each_started_and_ended_once()
 
 
-def test_a_touch_of_the_script_replaces_the_processes(hosted: Hosted, uwsgi: str) -> None:
+def test_a_touch_of_the_script_replaces_the_processes(hosted: Hosted) -> None:
     """The way its operators deploy; who is inside meanwhile is served."""
-    with hosted.running([uwsgi, "--ini", "uwsgi.ini"], PLACES) as host:
+    with hosted.running("uwsgi", env=PLACES) as host:
         wait_for(lambda: len(hosted.pids("start")) == 2, PATIENCE, "both processes to start")
         hosted.wait_until_all_answer(hosted.pids("start"))
         with hosted.request_in_flight():
@@ -71,7 +69,7 @@ def test_loaded_in_the_process_that_serves_it_starts_at_once(
 ) -> None:
     """Nobody forks after that, so nothing is waited for."""
     socket = ("--http-socket", f"127.0.0.1:{hosted.port}")
-    with hosted.running([uwsgi, *socket, *how, "--wsgi-file", "wsgi.py"], PLACES) as host:
+    with hosted.running_exactly([uwsgi, *socket, *how, "--wsgi-file", "wsgi.py"], PLACES) as host:
         hosted.serves_both_applications()
         assert hosted.pids("start") == [hosted.who()]
         for each in ("Bus STARTED", "spawned uWSGI worker"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -106,6 +107,24 @@ def test_a_launcher_serves_with_sitebus(launcher: Launcher, name: str) -> None:
         assert "Traceback" not in child.output
 
 
+def test_turbogears_runs_from_its_own_file(own_egg: Path, tmp_path: Path) -> None:
+    """Of what its users have, one word changes: the server's name, and they type what they did."""
+    folder = tmp_path / "paste"
+    shutil.copytree(ROOT / "examples/paste", folder)
+    launcher, text = Launcher(folder, own_egg), (folder / "turbogears.ini").read_text()
+    text = text.replace("egg:gearbox#wsgiref", "egg:sitebus#main").replace("8080", "0")
+    text += "server_header = ours\n"
+    with launcher.run("gearbox", launcher.write(text)) as child:
+        url = url_of(child)
+        answer = requests.get(url, timeout=10)
+        assert answer.text == f"Sunny in {folder}; tomorrow: /tomorrow\n"
+        assert answer.headers["Server"] == "ours"
+        assert requests.get(f"{url}/tomorrow", timeout=10).json() == {"weather": "rain"}
+        assert requests.get(f"{url}/yesterday", timeout=10).status_code == 404
+        assert child.stop() == 0
+        assert "Traceback" not in child.output
+
+
 def test_values_of_the_command_line_reach_the_server(launcher: Launcher) -> None:
     """``pserve development.ini port=8080`` is in Pyramid's own documentation."""
     text = APP + SERVER.replace("port = 0", "port = %(port)s")
@@ -138,6 +157,18 @@ def test_without_loggers_the_lines_are_ours(launcher: Launcher) -> None:
     """Those of pserve would hide all but warnings."""
     with launcher.run("pserve", launcher.write(APP + SERVER)) as child:
         child.wait_for_output("INFO sitebus: Bus STARTED")
+
+
+def test_where_it_listens_is_told_if_the_file_says_a_port_only(launcher: Launcher) -> None:
+    """With waitress the whole network was served; who meant that must hear of the difference."""
+    text = SERVER.replace("host = 127.0.0.1\n", "")
+    with launcher.run("pserve", launcher.write(APP + text)) as child:
+        assert url_of(child).startswith("http://127.0.0.1:")
+        child.wait_for_output(
+            "WARNING sitebus: development.ini: no host is said, so it is 127.0.0.1; "
+            "host = 0.0.0.0 is everywhere"
+        )
+        assert child.stop() == 0
 
 
 def test_a_restart_keeps_process_and_port(launcher: Launcher) -> None:
