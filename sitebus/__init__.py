@@ -1,7 +1,7 @@
 """One process bus that hosts Python web applications.
 
 ``sitebus.engine`` is the process's bus, ``sitebus.site`` the site it serves. Importing this package
-opens, starts and registers nothing.
+opens, starts and registers nothing; but the trial of a restart has to end with who waits for it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from sitebus import trial
 from sitebus.bus import Bus
 from sitebus.errors import ChannelFailures, SitebusError
 from sitebus.machine import Graph, Machine, State, states
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from sitebus.mounts import Application
 
 __version__ = "0.1.0.dev0"
+
+trial.mind_parent()
 
 #: The bus of this process.
 engine = Engine()

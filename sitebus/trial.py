@@ -311,6 +311,8 @@ def _end(child: Popen[bytes]) -> None:
 
 #: Taken by the bus that proves itself, for good.
 _beginning = threading.Lock()
+#: Taken by who minds the parent.
+_minding = threading.Lock()
 
 
 def is_one() -> bool:
@@ -370,8 +372,11 @@ def _report(said: bytes, status: int) -> NoReturn:
 
 
 def mind_parent() -> None:
-    """In a trial, end this process when nobody waits for its report any more."""
-    if not is_one():
+    """In a trial, end this process when nobody waits for its report any more.
+
+    Importing `sitebus` does this, so that it holds for every program, whatever it does then.
+    """
+    if not is_one() or not _minding.acquire(blocking=False):
         return
     import gc
     import select

@@ -252,6 +252,27 @@ def test_a_deleted_directory_takes_nothing_down(start: Starter, folder: Path) ->
     assert site.stop() == 0
 
 
+def test_a_deleted_directory_does_not_take_workers_down(start: Starter, folder: Path) -> None:
+    """One sentence says what is missing, and who serves goes on until it is there again."""
+    site = start(*SERVED, supervised=True)
+    site.wait_for_page("v1")
+    site.save("views.py", version("v2"))
+    site.wait_for_page("v2")  # so it is watched
+    kept = {each: each.read_text() for each in folder.glob("*.py")}
+    shutil.rmtree(folder)
+    page = site.wait_for_failure()
+    assert "v2" in page.body
+    site.wait_for_output(f"ERROR .*: the directory {folder}, where the site was started, is not")
+    assert "Traceback" not in site.output
+
+    folder.mkdir()
+    for path, text in kept.items():
+        path.write_text(text)
+    site.save("views.py", version("back again"))
+    site.wait_for_page("back again")
+    assert site.stop() == 0
+
+
 def test_a_deleted_directory_lets_the_site_end(start: Starter, folder: Path) -> None:
     site = start()
     site.wait_until_watched()

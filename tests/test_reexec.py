@@ -189,7 +189,10 @@ def test_what_started_this_test_can_be_run_again() -> None:
         (command("-c", "", executable="/nowhere/python"), "not there any more, or not executable"),
         (command("-c", "", executable="/etc/passwd"), "not there any more, or not executable"),
         (command("-c", "", executable="/etc"), "not there any more, or not executable"),
-        (command("-c", "", directory="/nowhere"), "the directory it was started in, /nowhere,"),
+        (
+            command("-c", "", directory="/nowhere/at/all"),
+            "the directory it was started in, /nowhere/at",
+        ),
         (command("-c", "", directory=""), "the directory it was started in, unknown,"),
         (command("-"), "did not come from a file"),
         (command(), "did not come from a file"),

@@ -765,6 +765,23 @@ def test_a_page_hears_of_a_template(
 
 
 @BOTH
+def test_a_page_hears_of_a_static_file(start: Starter, supervised: bool, folder: Path) -> None:
+    """It has the new one, and no code is loaded anew for that."""
+    (folder / "files").mkdir()
+    (folder / "files" / "site.css").write_text("p { color: red }")
+    site = start(*LIVE, "--mount", "/files=static:files", supervised=supervised)
+    assert "red" in site.get("/files/site.css").body
+    with Stream(site) as stream:
+        _, boot = stream.next()
+        site.save("files/site.css", "p { color: green }")
+        assert stream.next()[0] == "refresh"
+        assert "green" in site.get("/files/site.css").body
+    with Stream(site) as stream:
+        assert stream.next() == ("boot", boot)
+    assert site.reloads == 0
+
+
+@BOTH
 def test_open_pages_hold_nothing_up(start: Starter, supervised: bool) -> None:
     """Neither a reload nor the end, and not even more of them than there are threads."""
     site = start(*LIVE, "-t", "4", "-o", "server.drain_timeout=15s", supervised=supervised)

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sitebus import trial
 from sitebus.cli import collector, streams
 from sitebus.cli.arguments import Arguments, parse
 from sitebus.cli.console import Console, table, wants_colour
 from sitebus.cli.reports import PROGRAM, report
 from sitebus.config import Configuration, Problem
+from sitebus.config.workers import overruled
 from sitebus.errors import (
     CannotPrint,
     CannotRead,
@@ -40,7 +40,6 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and answer its exit status."""
     streams.open_missing()
-    trial.mind_parent()
     try:
         return _run(parse(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
@@ -152,7 +151,7 @@ def _list_mounts(arguments: Arguments, configuration: Configuration) -> int:
 
 def _check(arguments: Arguments, configuration: Configuration) -> int:
     _require_mounts(configuration)
-    for note in configuration.notes:
+    for note in _notes(configuration):
         _print(str(note))
     name = str(configuration.path or "the command line")
     if arguments.options.check != "import":
@@ -199,14 +198,20 @@ def _serve(arguments: Arguments, configuration: Configuration) -> int:
     shown = None if options.quiet else console
     others = configuration.one("workers")["count"] or configuration.one("reload")["enabled"]
     launch = _launch(arguments) if others else None
-    tell = partial(_tell, configuration.notes, engine.log)
-    if configuration.notes:
+    notes = _notes(configuration)
+    tell = partial(_tell, notes, engine.log)
+    if notes:
         engine.subscribe("start", tell)
     try:
         with collector.at_rest(engine):
             return run(PROGRAM, configuration, engine, site, shown, launch)
     finally:
         engine.unsubscribe("start", tell)
+
+
+def _notes(configuration: Configuration) -> tuple[Problem, ...]:
+    """Answer what to tell of a configuration without a mistake."""
+    return (*configuration.notes, *overruled(configuration))
 
 
 def _tell(notes: Iterable[Problem], log: Callable[[str, int], object]) -> None:

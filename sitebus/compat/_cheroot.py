@@ -1,6 +1,7 @@
 """Lodge a cheroot server that somebody else made with the engine: on its socket, without polling.
 
 What the server is stays its own: its class, worker threads, request class, TLS adapter, statistics.
+Its requests are seen by the engine's registry, so that `engine.threads()` tells of them.
 Three things become ours. It takes the engine's listening socket instead of binding; it waits in the
 accept loop of sitebus's own servers, which wakes when there is something to do; and its stop
 drains: requests under way are answered, and the next process finds the rest in the socket's queue.
@@ -9,7 +10,8 @@ What this relies on of cheroot, besides its documented attributes: ``prepare`` c
 ``bind_unix_socket``, which leave the socket in ``socket``, then makes ``_connections``, whose
 ``run``, ``put``, ``stop``, ``close`` and ``can_add_keepalive_connection`` are all that is used of
 it; ``ConnectionManager._from_server_socket(socket)`` accepts and makes a connection, or answers
-None; ``requests._threads`` are the workers; ``stop`` leaves a ``socket`` of None alone.
+None; ``requests._threads`` are the workers; ``wsgi_app`` is what a server of WSGI calls; ``stop``
+leaves a ``socket`` of None alone.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from cheroot import connections
 from cheroot.server import HTTPConnection, HTTPServer
 
 from sitebus.servers.connections import Door, Doorkeeper
+from sitebus.serving import Registry
 from sitebus.sockets import BACKLOG, Listener
 
 #: How long a connection that says nothing is left open by a stop; seconds.
@@ -38,6 +41,7 @@ class Lodging(NamedTuple):
     listener: Listener
     roll: set[int]
     impatient: Callable[[], bool]
+    serving: Registry
 
 
 def lodge(server: HTTPServer, lodging: Lodging) -> Lodger:
@@ -50,6 +54,7 @@ def lodge(server: HTTPServer, lodging: Lodging) -> Lodger:
         )
     lodger = cast(Lodger, server)
     lodger.lodging = lodging
+    lodger.watch()
     return lodger
 
 
@@ -60,6 +65,13 @@ class Lodger(HTTPServer):
     #: Set when it serves, and when it will not any more.
     settled: threading.Event
     _connections: Reception
+    _watched: object = None
+
+    def watch(self) -> None:
+        """Have its requests seen in pictures of the threads, if it is a server of WSGI."""
+        app = getattr(self, "wsgi_app", None)
+        if app is not None and app is not self._watched:
+            self.wsgi_app = self._watched = self.lodging.serving.watch(app)
 
     def bind(self, family: int, type: int, proto: int = 0) -> socket.socket:
         """Take the engine's socket; where it was to be bound was said to the engine."""
@@ -83,6 +95,7 @@ class Lodger(HTTPServer):
         self._connections = Reception(self)
         self._workers = {thread.ident for thread in self.requests._threads}
         self.lodging.roll.update(self._workers)
+        self.lodging.serving.capacity[self] = len(self._workers)
 
     def start(self) -> None:
         try:
@@ -109,6 +122,7 @@ class Lodger(HTTPServer):
         finally:
             sock.close()
             self.lodging.roll.difference_update(self._workers)
+            self.lodging.serving.capacity.pop(self, None)
 
 
 class Reception(connections.ConnectionManager):

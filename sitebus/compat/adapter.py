@@ -95,8 +95,10 @@ class ServerAdapter(base.ServerAdapter):
         from sitebus.compat._cheroot import Lodging, lodge
 
         self._listener = _listen(self.bus.sockets, self.bind_addr)
-        impatient = functools.partial(getattr, self.bus, "impatient")
-        lodge(self.httpserver, Lodging(self._listener, self.bus.serving_threads, impatient))
+        bus = self.bus
+        impatient = functools.partial(getattr, bus, "impatient")
+        lodging = Lodging(self._listener, bus.serving_threads, impatient, bus.serving)
+        lodge(self.httpserver, lodging)
 
     @prioritized(Priority.SERVE)
     def start(self) -> None:

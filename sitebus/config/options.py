@@ -31,6 +31,8 @@ class Option(Generic[T]):
         help: one sentence for the docs and the command line.
         default_text: a default to read as if the file said it, such as ``${here}``.
         by_environment: defaults that differ in one ``[site] environment``.
+        follows: kind of section and key of another setting, whose largest value is the default
+            where somebody says one.
         required: there is no default; somebody has to say it.
         secret: printed as asterisks.
     """
@@ -39,6 +41,7 @@ class Option(Generic[T]):
         "by_environment",
         "default",
         "default_text",
+        "follows",
         "help",
         "kind",
         "name",
@@ -55,6 +58,7 @@ class Option(Generic[T]):
         *,
         default_text: str = "",
         by_environment: Mapping[str, T] | None = None,
+        follows: tuple[str, str] | None = None,
         required: bool = False,
         secret: bool = False,
     ) -> None:
@@ -64,6 +68,7 @@ class Option(Generic[T]):
         self.help = help
         self.default_text = default_text
         self.by_environment = dict(by_environment or {})
+        self.follows = follows
         self.required = required
         self.secret = secret
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from sitebus.config import core
@@ -34,6 +34,9 @@ from sitebus.errors import ConfigErrors, nearest
 
 _CHAIN = 50
 
+#: Answers what is wrong with settings, each of which is right.
+Check = Callable[[Configuration], Iterable[Problem]]
+
 #: A setting's place: two headings may have the same name, by mistake, and are two drafts.
 _Place = tuple[Draft, str]
 
@@ -48,6 +51,7 @@ def read(
     *,
     overrides: Iterable[Override] = (),
     environ: Mapping[str, str] | None = None,
+    checks: Iterable[Check] | None = None,
 ) -> Configuration:
     """Read and check a configuration.
 
@@ -56,6 +60,7 @@ def read(
         table: what may be said; the core's own table if left out.
         overrides: what the command line says.
         environ: the environment variables; those of the process if left out.
+        checks: what may not be said together; the core's own checks if left out.
 
     Raises:
         CannotRead: the file is not there.
@@ -71,7 +76,7 @@ def read(
     drafts.overlay_environment()
     drafts.overlay(each for each in given if each.section != VARIABLES or not is_paste)
     drafts.complete()
-    return _Reader(drafts, variables).finish(file)
+    return _Reader(drafts, variables).finish(file, core.CHECKS if checks is None else checks)
 
 
 class _Reader:
@@ -86,7 +91,7 @@ class _Reader:
         self._expanded: dict[_Place, Expanded | None] = {}
         self._expanding: list[_Place] = []
 
-    def finish(self, path: Path | None) -> Configuration:
+    def finish(self, path: Path | None, checks: Iterable[Check]) -> Configuration:
         problems = self.drafts.problems
         environment = self._environment()
         settings = [self._settings(draft, environment) for draft in self.drafts.known.values()]
@@ -98,7 +103,7 @@ class _Reader:
         configuration = Configuration(
             path, self.drafts.directory, settings, files, self.drafts.notes, self.variables
         )
-        for check in core.CHECKS:
+        for check in checks:
             problems.extend(check(configuration))
         if problems:
             # Files are included before settings are read: both may find the same.
@@ -169,11 +174,22 @@ class _Reader:
             message = f"{title(draft)} needs {row.name!r}: {row.help}"
             self.problem(draft.origin, f"{message.rstrip('.')}{hint}" if hint else message)
             return None
+        if row.follows and (found := self._followed(*row.follows, environment)) is not None:
+            return found._replace(row=row, origin=DEFAULT)
         value = row.default_in(environment)
         if row.default_text:
             text = expand(row.default_text, self._scope(self.drafts.directory)).text
             value = row.kind.parse(text, Context(self.drafts.directory))
         return Value(row, value, DEFAULT, self.drafts.directory, row.secret)
+
+    def _followed(self, kind: str, key: str, environment: str) -> Value | None:
+        """Answer the largest value of a setting in all sections of a kind, if one says it."""
+        drafts = [draft for (each, _), draft in self.drafts.known.items() if each == kind]
+        if not any(key in draft.entries for draft in drafts):
+            return None
+        rows = ((draft, draft.section.row(key)) for draft in drafts)
+        values = [self._value(draft, row, key, environment) for draft, row in rows if row]
+        return max(filter(None, values), key=lambda each: each.value, default=None)
 
     def _scope(self, directory: Path) -> Scope:
         return Scope(directory, self._variable, self._lookup)

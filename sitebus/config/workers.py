@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Literal
 
+from sitebus.config.channels import CHANNELS
+from sitebus.config.configuration import DEFAULT, Configuration, Problem
 from sitebus.config.kinds import (
     BOOLEAN,
     DURATION,
-    NAMES,
     SIZE,
     BadValue,
     Choice,
@@ -99,7 +101,9 @@ WORKERS = Section(
             "drain_timeout",
             DURATION,
             30.0,
-            "How long a worker that is replaced may take to finish what it serves.",
+            "How long a worker that ends may take to finish what it serves, whichever server has "
+            "it; the longest that a [server] says, where nothing is said here.",
+            follows=("server", "drain_timeout"),
         ),
         Option(
             "request_timeout",
@@ -123,10 +127,28 @@ WORKERS = Section(
         Option("lifetime", Duration(0, MONTH), 0.0, "At what age one is replaced; 0 is never."),
         Option(
             "export",
-            NAMES,
+            CHANNELS,
             (),
-            "Channels of the bus whose messages all processes of the site hear.",
+            "Channels of the bus, or patterns of them, whose messages all processes of the site "
+            "hear.",
         ),
     ),
     "Processes that serve the site, and a supervisor that looks after them.",
 )
+
+
+def overruled(configuration: Configuration) -> Iterator[Problem]:
+    """Tell of each server's ``drain_timeout`` that has no effect, because there are workers."""
+    told, reload = configuration.one("workers"), configuration.one("reload")
+    if not (told["count"] or (reload["enabled"] and reload["supervised"])):
+        return
+    counts = told.value("drain_timeout")
+    for server in configuration.servers:
+        said = server.value("drain_timeout")
+        if said.origin != DEFAULT and said.value != counts.value:
+            why = "the longest of all servers" if counts.origin == DEFAULT else counts.origin
+            message = (
+                f"drain_timeout = {said.text} has no effect: there are workers, and theirs is "
+                f"{counts.text} ({why})"
+            )
+            yield Problem(said.origin, message)

@@ -229,11 +229,11 @@ def _take(path: str) -> int:
     """Make the pid file, or take over a stale one; answer the descriptor that holds the lock."""
     try:
         draft, fd = _draft(path)
-    except FileNotFoundError as error:
-        reason = f"there is no directory {os.path.dirname(path)}"
-        raise CannotWritePidFile(path, reason) from error
     except OSError as error:
-        raise CannotWritePidFile(path, _reason(error)) from error
+        folder, reason = os.path.dirname(path), _reason(error)
+        if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
+            reason = f"there is no directory {folder}"
+        raise CannotWritePidFile(path, reason) from error
     try:
         _place(draft, path)
     except BaseException as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sitebus import assembly, references, trial
 from sitebus.assembly.environment import forget, set_defaults
 from sitebus.config import Override
-from sitebus.errors import ChannelFailures, SitebusError, StartFailed, status_of
+from sitebus.errors import ChannelFailures, NoDirectory, SitebusError, StartFailed, status_of
 from sitebus.plugins import BUILT_IN, OF_SUPERVISOR
 from sitebus.sockets import handdown
 from sitebus.workers.tally import Tally
@@ -40,9 +40,12 @@ def prepare(engine: Engine, boot: Message) -> Configuration:
     """Be what the supervisor was told to be: same directory, path, arguments and sockets.
 
     Raises:
-        SitebusError: The configuration cannot be read any more.
+        SitebusError: The configuration cannot be read any more, or its directory is gone.
     """
-    os.chdir(boot["directory"])
+    try:
+        os.chdir(boot["directory"])
+    except FileNotFoundError as error:
+        raise NoDirectory(boot["directory"]) from error
     sys.path[:] = boot["path"]
     sys.argv[:] = boot["argv"]
     take_sockets(engine, boot)

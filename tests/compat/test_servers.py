@@ -126,6 +126,25 @@ def test_a_page_may_exit_the_engine(bus: Bus) -> None:
     wait_for(lambda: bus.ended)
 
 
+def test_the_picture_of_the_threads_tells_of_its_requests(bus: Bus) -> None:
+    """Also after a stop and a start; so a page that hangs is told of as in any other site."""
+    seen: list[str] = []
+
+    def page(environ: Any, start_response: Any) -> Iterable[bytes]:
+        seen.extend(str(each.request) for each in bus.threads() if each.request)
+        return hello(environ, start_response)
+
+    adapter = adapted(bus, page)
+    for number in range(1, 3):
+        bus.start()
+        assert requests.get(url_of(adapter, f"/page{number}"), timeout=10).text == "hello"
+        assert bus.serving.workers == 10
+        bus.stop()
+        assert bus.serving.workers == 0
+    assert seen == ["GET /page1 for 127.0.0.1", "GET /page2 for 127.0.0.1"]
+    assert bus.serving.in_flight() == []
+
+
 def test_a_keyboard_interrupt_in_a_page_exits_the_engine_in_order(bus: Bus) -> None:
     """As it always has."""
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sitebus.config import Configuration, Option, Override, Table, masked, read
+from sitebus.config import DEFAULT, Configuration, Option, Override, Table, masked, read
 from sitebus.config.core import TABLE
 from sitebus.config.kinds import Integer
 from sitebus.config.options import Section
@@ -465,6 +465,38 @@ def test_what_others_depend_on_is_told_once_and_where_it_stands(ini: Reader) -> 
         f"site.ini:2: environment: {unset}",
         f"site.ini:6: adapter: {unset}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", 30.0),
+        ("[server]\ndrain_timeout = 2s\n", 2.0),
+        ("[server a]\nbind = :1\ndrain_timeout = 2s\n[server b]\nbind = :2\n", 30.0),
+        ("[server a]\nbind = :1\ndrain_timeout = 2s\n"
+         "[server b]\nbind = :2\ndrain_timeout = 5s\n", 5.0),
+        ("[server]\ndrain_timeout = 2s\n[workers]\ndrain_timeout = 7s\n", 7.0),
+        ("[server]\ndrain_timeout = ${workers:boot_timeout}\n", 60.0),
+    ],
+)  # fmt: skip
+def test_workers_drain_as_long_as_the_most_patient_server(
+    ini: Reader, text: str, seconds: float
+) -> None:
+    """Unless their own section says it; and none of it counts as said by somebody."""
+    told = ini(text).one("workers").value("drain_timeout")
+    assert told.value == seconds
+    assert told.origin == DEFAULT or "[workers]" in text
+
+
+def test_a_default_that_follows_a_mistake_adds_none(ini: Reader) -> None:
+    """The one that was made is told once."""
+    (told,) = problems(ini, "[server]\ndrain_timeout = soon\n")
+    assert told.startswith("site.ini:2: drain_timeout = 'soon'")
+
+
+def test_a_default_that_follows_itself_is_a_circle(ini: Reader) -> None:
+    """Not an endless search."""
+    problems(ini, "[server]\ndrain_timeout = ${workers:drain_timeout}\n")
 
 
 @pytest.mark.parametrize("key", ["timeout", "drain_timeout"])

@@ -332,7 +332,9 @@ def test_a_loop_is_put_off_and_named(site: Site, module: Path) -> None:
         module.write_text(f"X = {number + 10}\n")
         site.wait_for_restart()
     module.write_text("X = 'again'\n")
-    said = wait_for(lambda: [line for line in site.logged if "reloads in a short time" in line])
+    said = wait_for(
+        lambda: [line for line in site.logged if "reloads in a short time" in line], PATIENCE
+    )
     assert said[0].startswith(str(module))
     assert site.restarts.empty()
     site.stop()  # which does not wait for the pause

@@ -412,9 +412,9 @@ bus = wspbus.Bus()
 Daemonizer(bus, stderr="err").subscribe()
 PIDFile(bus, "site.pid").subscribe()
 bus.subscribe("start", lambda: os.open("served", os.O_CREAT), 75)
-bus.start()
 import signal
-signal.signal(signal.SIGTERM, lambda *_: bus.exit())
+signal.signal(signal.SIGTERM, lambda *_: bus.exit())  # before anybody hears that it serves
+bus.start()
 bus.block()
 """)
     done = finished(launcher.spawn(["foreign.py"], warnings="ignore"))

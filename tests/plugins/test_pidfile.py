@@ -205,6 +205,14 @@ def test_a_directory_that_is_missing_is_named(bus: Engine, tmp_path: Path) -> No
         bus.start()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_directory_that_takes_no_files_is_not_called_missing(bus: Engine) -> None:
+    """It says that of the file, as if its directory were not there."""
+    PIDFile(bus, "/proc/site.pid").subscribe()
+    with pytest.raises(CannotWritePidFile, match=r"'/proc/site.pid': [Nn]o such file|denied"):
+        bus.start()
+
+
 def test_after_a_refusal_nothing_else_starts(bus: Engine, plugin: PIDFile, path: Path) -> None:
     """A second instance that served for a moment would take requests, and break them off."""
     served: list[int] = []

@@ -52,6 +52,22 @@ def test_nothing_is_left_of_a_supervisor_that_is_killed(adapter: str, tmp_path: 
             probe.bind(address)
 
 
+def test_nor_of_a_worker_that_was_to_come_up(tmp_path: Path) -> None:
+    """Its import may never end; and it serves nobody who could be waited for."""
+    write(tmp_path)
+    with WorkerSite(tmp_path) as site:
+        site.wait_for_workers(2)
+        text = "import os\nos.mkfifo('gate')\nopen('gate').read()\n"
+        release(tmp_path, "stuck", text)
+        site.signal(signal.SIGHUP)
+        wait_for((tmp_path / "gate").exists, PATIENCE, "an import")
+        workers = set(site.workers)
+        assert len(workers) == 3
+        os.kill(site.pid, signal.SIGKILL)
+        # drain_timeout is 30 s, which those who serve have.
+        wait_for(lambda: not any(map(alive, workers)), PATIENCE, "the workers to end")
+
+
 def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path) -> None:
     """Stopped by a debugger, or stuck in a library that never gives the interpreter back."""
     write(tmp_path, heartbeat_timeout="1s")
