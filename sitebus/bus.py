@@ -29,6 +29,8 @@ class Description(NamedTuple):
     states: frozenset[AnyState]
     channels: Mapping[str, tuple[ListenerDescription, ...]]
     running: str | None
+    #: Who overhears, by pattern.
+    overhearing: Mapping[str, tuple[ListenerDescription, ...]]
 
 
 class Bus(Channels):
@@ -276,6 +278,7 @@ class Bus(Channels):
             states=frozenset(self.machine.states),
             channels=self._listeners.describe(),
             running=name_of(running.listener) if running else None,
+            overhearing=self._listeners.describe_overhearing(),
         )
 
 

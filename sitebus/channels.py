@@ -113,8 +113,52 @@ class Channels:
         """Stop running *listener* for *channel*; no harm if it never did."""
         self._listeners.unsubscribe(channel, listener)
 
+    @overload
+    def overhear(
+        self, pattern: str, listener: None = None, priority: float | None = None
+    ) -> Callable[[AnyListener], AnyListener]: ...
+
+    @overload
+    def overhear(self, pattern: str, listener: Listener, priority: float | None = None) -> None: ...
+
+    def overhear(
+        self, pattern: str, listener: Listener | None = None, priority: float | None = None
+    ) -> Any:
+        """Run *listener* for every message on every channel whose name is like *pattern*.
+
+        It is called with the channel and then with what the message carries, in its turn among the
+        channel's listeners, also where the channel has no listeners and was never heard of. What it
+        returns is nobody's; what it raises is treated as a listener's failure. Who overhears a
+        channel by several patterns hears each message once.
+
+        Without a listener, answer a decorator.
+
+        Args:
+            pattern: A name in which each ``*`` stands for any run of characters, or none.
+            listener: Takes a channel, and whatever else.
+            priority: As in `subscribe`.
+        """
+        if not isinstance(pattern, str):
+            raise TypeError('overhear needs a pattern of channels: @bus.overhear("cache.*")')
+        if listener is None:
+            return functools.partial(self._decorate_overhearing, pattern, priority)
+        if not callable(listener):
+            raise TypeError(f"a listener is callable, and {listener!r} is not")
+        self._listeners.overhear(pattern, listener, priority)
+        return None
+
+    def _decorate_overhearing(
+        self, pattern: str, priority: float | None, listener: AnyListener
+    ) -> AnyListener:
+        self.overhear(pattern, listener, priority)
+        return listener
+
+    def forget(self, pattern: str, listener: Listener) -> None:
+        """Have *listener* no longer overhear *pattern*; no harm if it never did."""
+        self._listeners.forget(pattern, listener)
+
     def clear(self) -> None:
-        """Drop every listener of every channel."""
+        """Drop every listener of every channel, and everybody who overhears."""
         self._listeners.clear()
 
     def publish(self, channel: str, /, *args: Any, **kwargs: Any) -> list[Any]:
@@ -155,9 +199,12 @@ class Channels:
         """Do as `publish` does, from any event loop, without blocking it on asynchronous ones."""
         results = []
         failures: list[Exception] | None = None
-        for each in self._listeners.of(channel):
+        for each in self._listeners.in_turn(channel):
             try:
-                results.append(await self._call_async(each, args, kwargs))
+                if each.pattern is not None:
+                    await self._call_async(each, (channel, *args), kwargs)
+                else:
+                    results.append(await self._call_async(each, args, kwargs))
             except Exception as error:  # noqa: BLE001 - a listener's: the others still run
                 failures = self._failed(channel, each.listener, error, failures)
             except SystemExit as leaving:
@@ -191,7 +238,7 @@ class Channels:
         """Publish with all that the quick way leaves out: time, coroutines, being cut short."""
         results = []
         failures: list[Exception] | None = None
-        subscriptions = self._listeners.of(channel)
+        subscriptions = self._listeners.in_turn(channel)
         on_loop = self._loop.is_current and channel != "log"
         if on_loop and any(each.asynchronous for each in subscriptions):
             raise WouldDeadlock("publish(...)", "await bus.apublish(...)")
@@ -201,7 +248,10 @@ class Channels:
                     break
                 raise CommandCancelled(channel, self.state)
             try:
-                results.append(self._call(channel, each, args, kwargs))
+                if each.pattern is not None:
+                    self._call(channel, each, (channel, *args), kwargs)
+                else:
+                    results.append(self._call(channel, each, args, kwargs))
             except Exception as error:  # noqa: BLE001 - a listener's: the others still run
                 failures = self._failed(channel, each.listener, error, failures)
             except SystemExit as leaving:

@@ -109,6 +109,7 @@ class Engine(Bus):
         relieved: Whether another process goes on serving on the same sockets when this one leaves;
             whoever arranges that sets it.
         workers: The worker processes, in the supervisor of a site that has some; None otherwise.
+        relay: What joins this bus with those of other nodes; None without ``[relay]``.
     """
 
     stop_timeout: float = 60.0
@@ -120,6 +121,7 @@ class Engine(Bus):
         self.legacies: dict[str, int] = {}
         self.autoreload: Any = Watched()
         self.workers: Any = None
+        self.relay: Any = None
         self._sockets: Sockets | None = None
         self._serving: Registry | None = None
         self._restarts = Restarts(self)

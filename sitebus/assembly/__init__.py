@@ -29,6 +29,7 @@ from sitebus.assembly.startup import Startup
 from sitebus.config import TABLE, Configuration, Option, Override, Section, Table
 from sitebus.config.kinds import Choice
 from sitebus.config.options import Row
+from sitebus.config.relay import settings_of
 from sitebus.control import watching
 from sitebus.errors import (
     AppImportError,
@@ -390,6 +391,10 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     if not assembly.role.supervised:
         from sitebus.control import from_configuration
 
+        if settings_of(configuration) is not None:
+            from sitebus.relay.configured import from_configuration as relayed
+
+            yield from relayed(configuration, engine)
         yield from from_configuration(configuration, engine)
 
 

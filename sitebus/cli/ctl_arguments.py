@@ -127,6 +127,24 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
             _TIMEOUT,
         ),
     ),
+    "relay": (
+        "make the keys of a relay's node; or tell the peers of a running relay",
+        (
+            _argument("what", choices=("keygen", "peers"), help="keygen or peers"),
+            _argument(
+                "name",
+                nargs="?",
+                metavar="NAME",
+                help="for keygen: the node's name; this host's if left out",
+            ),
+            _argument(
+                "--dir",
+                default="conf/relay",
+                metavar="DIR",
+                help="for keygen: the directory of the keys; conf/relay if left out",
+            ),
+        ),
+    ),
 }
 
 _SYNOPSIS = f"{PROGRAM} [-j] [TARGET] COMMAND [...]"

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from sitebus.cli import ctl_relay
 from sitebus.cli import ctl_tables as tables
 from sitebus.cli.console import Console
 from sitebus.cli.ctl_arguments import Arguments
@@ -316,6 +317,13 @@ def _wait_for_news(client: Client, last: str, seconds: float) -> None:
         return
 
 
+def _relay(session: Session) -> int:
+    if session.options.what == "keygen":
+        return ctl_relay.keygen(session.options, session.arguments.json)
+    told = session.find().get("/v1/relay")
+    return session.show(told, ctl_relay.peers(session.out, told))
+
+
 _COMMANDS: Mapping[str, Callable[[Session], int]] = {
     "status": _status,
     "workers": _workers,
@@ -339,4 +347,5 @@ _COMMANDS: Mapping[str, Callable[[Session], int]] = {
     "ready": _ready,
     "metrics": _metrics,
     "wait": _wait,
+    "relay": _relay,
 }

@@ -72,7 +72,7 @@ def _one(is_meant: Callable[[Site], bool], nobody: str) -> Client:
 def by_file(path: str) -> Client:
     """Answer the site that serves a file, wherever its socket is."""
     real = os.path.realpath(path)
-    found = [site for site in _running() if site.version["config"] == real]
+    found = [site for site in _running() if _is_file(site.version["config"], real)]
     if len(found) > 1:
         raise UnclearSite(f"{path} is served several times", tuple(s.client.path for s in found))
     if found:
@@ -81,9 +81,14 @@ def by_file(path: str) -> Client:
     if client is None:
         raise NotRunning(f"no site that serves {path} is running")
     served = client.get("/v1/version")["config"]
-    if served != real:
+    if not _is_file(served, real):
         raise NotRunning(f"{client.path} is the socket of a site that serves {served or 'no file'}")
     return client
+
+
+def _is_file(served: str, real: str) -> bool:
+    """Tell whether the file that a site serves is *real*, by the name that it goes by."""
+    return bool(served) and os.path.realpath(served) == real
 
 
 def _said_in(path: str) -> Client | None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from sitebus.config import relay
+from sitebus.config.channels import is_of_workers, is_own
 from sitebus.config.configuration import DEFAULT, Configuration, Problem, Settings
 from sitebus.config.control import CONTROL
 from sitebus.config.headings import parse_place
@@ -35,17 +37,13 @@ from sitebus.config.kinds import (
     Integer,
 )
 from sitebus.config.options import Option, Section, Table
+from sitebus.config.relay import RELAY
 from sitebus.config.texts import MASK, cut
 from sitebus.config.workers import WORKERS
 from sitebus.errors import nearest
 from sitebus.sockets.addresses import Address
 
 ENVIRONMENTS = ("development", "production")
-
-#: What the processes of a site never tell each other by way of [workers] export.
-OWN_CHANNELS = frozenset(
-    ("start", "started", "stop", "stopped", "exit", "exited", "graceful", "log", "main", "trial")
-)
 
 _FILE = FilePath("file")
 _DIRECTORY = FilePath("directory")
@@ -302,7 +300,21 @@ ENV = Section(
 )
 
 TABLE = Table(
-    (SITE, SERVER, MOUNT, APP, FILTER, PLUGIN, WORKERS, CONTROL, HEALTH, RELOAD, LOGGING, ENV)
+    (
+        SITE,
+        SERVER,
+        MOUNT,
+        APP,
+        FILTER,
+        PLUGIN,
+        WORKERS,
+        RELAY,
+        CONTROL,
+        HEALTH,
+        RELOAD,
+        LOGGING,
+        ENV,
+    )
 )
 
 
@@ -444,10 +456,10 @@ def _not_preloaded_by_root(configuration: Configuration) -> Iterator[Problem]:
 
 
 def _exported_by_users(configuration: Configuration) -> Iterator[Problem]:
-    """The channels of a bus's own life are each process's own."""
+    """The channels of a bus's own life are each process's own; news of workers may be told them."""
     export = configuration.one("workers").get("export", ())
     for name in export:
-        if name in OWN_CHANNELS or name.partition(".")[0] in ("worker", "rolling"):
+        if is_own(name) and not is_of_workers(name):
             message = f"export: {name} is each process's own; name channels of the application"
             yield Problem(configuration.one("workers").value("export").origin, message)
 
@@ -464,4 +476,5 @@ CHECKS: tuple[Callable[[Configuration], Iterable[Problem]], ...] = (
     _reloaded_alone,
     _not_preloaded_by_root,
     _exported_by_users,
+    *relay.CHECKS,
 )

@@ -25,6 +25,7 @@ from sitebus.errors import (
     UnknownWorker,
     nearest,
 )
+from sitebus.listeners import Pattern
 from sitebus.process import Engine
 
 #: The longest that a request may wait for a job; seconds.
@@ -71,7 +72,8 @@ class Api:
         logs: What was logged.
         publishable: The channels that may be published on.
         metrics: What is counted, as text or as JSON; what the pictures tell if left out.
-        exported: The channels whose messages go to all processes of the site by themselves.
+        exported: The channels whose messages go to all processes of the site by themselves, or
+            patterns of them.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class Api:
         self.events = events
         self.logs = logs
         self.publishable = frozenset(publishable)
-        self.exported = frozenset(exported)
+        self._exported = tuple(map(Pattern, exported))
         self._metrics = metrics or pictures.metrics
 
     def respond(self, request: Request) -> Answer:
@@ -130,6 +132,11 @@ class Api:
 
     def workers(self, request: Request) -> Answer:
         return self._looked(self.pictures.workers)
+
+    def relay(self, request: Request) -> Answer:
+        if self.engine.relay is None:
+            raise RequestRefused(409, "this site is no node of a relay; see [relay] bind and peers")
+        return Reply(200, self.pictures.relay())
 
     def config(self, request: Request) -> Answer:
         return Reply(200, self.pictures.settings())
@@ -309,10 +316,13 @@ class Api:
             if crew is None:
                 return plain(self.engine.publish(channel, *args, **kwargs))
             return publishing.everywhere(
-                self.engine, crew, channel, args, kwargs, exported=channel in self.exported
+                self.engine, crew, channel, args, kwargs, exported=self._is_exported(channel)
             )
 
         return self._begin(request, "publish", work, what=channel)
+
+    def _is_exported(self, channel: str) -> bool:
+        return any(each.matches(channel) for each in self._exported)
 
     def scale(self, request: Request) -> Answer:
         count = request.said("count").get("count")
@@ -359,6 +369,7 @@ ROUTES = (
     Route("GET", "/v1/version", Api.version),
     Route("GET", "/v1/status", Api.status),
     Route("GET", "/v1/workers", Api.workers),
+    Route("GET", "/v1/relay", Api.relay),
     Route("GET", "/v1/config", Api.config),
     Route("GET", "/v1/bus", Api.bus),
     Route("GET", "/v1/metrics", Api.metrics),

@@ -38,6 +38,15 @@ ENDS = {"worker.lost": "lost", "worker.unfit": "unfit", "worker.draining": "drai
 #: What workers can be; a state that nobody is in is told as 0.
 STATES = ("booting", "ready", "draining", "failed")
 
+#: What the relay counts.
+RELAY_COUNTS = {
+    "tx": "Messages sent to other nodes.",
+    "rx": "Messages that came from other nodes.",
+    "gap": "Messages of other nodes that did not come.",
+    "drop": "Messages that a peer was not sent because too many waited.",
+    "bad": "What came from other nodes and was no message, or one that they may not send.",
+}
+
 _CLASSES = {digit: f"{digit}xx" for digit in "12345"}
 
 
@@ -175,6 +184,18 @@ class Metrics(Plugin):
         said = "Messages on the channels of the site's life."
         yield _by_label("sitebus_bus_publish_total", said, "channel", self._published)
         yield from self._workers()
+        yield from self._relay()
+
+    def _relay(self) -> Iterator[Family]:
+        relay = self.bus.relay
+        if relay is None:
+            return
+        picture = relay.picture()
+        for name, count in picture.counts.items():
+            said = RELAY_COUNTS[name]
+            yield Family(f"sitebus_relay_{name}_total", "counter", said, "sum", (), {(): count})
+        up = sum(peer.state == "up" for peer in picture.peers)
+        yield _levels("sitebus_relay_peers_up", "Other nodes that are there.", "sum", up)
 
     def _present(self, site: Site) -> Iterator[Family]:
         inside = sum(mount.in_flight for mount in site.mounts)

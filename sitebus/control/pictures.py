@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sitebus.config import Configuration
@@ -15,6 +15,7 @@ from sitebus.control.crew import WorkerPicture, crew_of, is_ready, state_name
 from sitebus.control.jobs import Job
 from sitebus.control.readiness import Readiness
 from sitebus.control.rings import plain
+from sitebus.listeners import ListenerDescription
 from sitebus.process import Engine
 
 #: Of what is answered; only what is added to it leaves it as it is.
@@ -103,16 +104,24 @@ class Pictures:
     def bus(self) -> dict[str, Any]:
         """Answer the channels, and who listens on each."""
         found = self.engine.describe()
-        channels = {
-            name: [{**each._asdict(), "priority": _priority(each.priority)} for each in listeners]
-            for name, listeners in sorted(found.channels.items())
-        }
         return {
             "id": found.id,
             "state": state_name(found.state),
             "states": sorted(map(state_name, found.states)),
             "running": found.running,
-            "channels": channels,
+            "channels": _who(found.channels),
+            "overhearing": _who(found.overhearing),
+        }
+
+    def relay(self) -> dict[str, Any]:
+        """Answer what the relay is like, and every other node."""
+        picture = self.engine.relay.picture()
+        return {
+            "node": picture.node,
+            "epoch": picture.epoch,
+            "addresses": list(picture.addresses),
+            "peers": [{**each._asdict(), "wants": list(each.wants)} for each in picture.peers],
+            "counts": dict(picture.counts),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -158,6 +167,13 @@ class Pictures:
             "in_flight": len(self.engine.serving.serving()),
             "workers": [] if crew is None else [plain(each, 9) for each in crew.metrics()],
         }
+
+
+def _who(listening: Mapping[str, tuple[ListenerDescription, ...]]) -> dict[str, Any]:
+    return {
+        name: [{**each._asdict(), "priority": _priority(each.priority)} for each in listeners]
+        for name, listeners in sorted(listening.items())
+    }
 
 
 def _priority(number: float) -> float | str:

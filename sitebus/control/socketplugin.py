@@ -24,6 +24,7 @@ from sitebus.errors import NotOnThisPlatform, SitebusError
 from sitebus.listeners import INFO, WARNING
 from sitebus.plugins import Plugin, listens
 from sitebus.process import Engine, Priority
+from sitebus.reexec import STARTED_IN
 
 if TYPE_CHECKING:
     from sitebus.config import Configuration
@@ -46,6 +47,8 @@ WORKER_CHANNELS = tuple(
 )
 BEGUN = "rolling.begin"
 ROLLING_CHANNELS = tuple(f"rolling.{name}" for name in ("begin", "step", "done", "abort"))
+#: What is told of other nodes.
+RELAY_CHANNELS = tuple(f"relay.{name}" for name in ("peer", "gap", "drop", "bad", "synced"))
 
 
 class ControlSocket(Plugin):
@@ -100,7 +103,7 @@ class ControlSocket(Plugin):
         self.name = name
         self.configuration = configuration
         file = getattr(configuration, "path", None)
-        self.file = "" if file is None else os.path.realpath(file)
+        self.file = "" if file is None else _named(file)
         self.publishable, self.metrics = tuple(publish), metrics
         self.began = time.monotonic()
         self.boot = f"{time.time_ns():x}"
@@ -110,7 +113,7 @@ class ControlSocket(Plugin):
         self._api: Api | None = None
         self._making = threading.RLock()
         self._roles: Roles | None = None
-        self._wanted = (*WORKER_CHANNELS, *ROLLING_CHANNELS, *events)
+        self._wanted = (*WORKER_CHANNELS, *ROLLING_CHANNELS, *RELAY_CHANNELS, *events)
         self._heard: dict[str, Any] = {}
 
     @property
@@ -122,6 +125,7 @@ class ControlSocket(Plugin):
             return self._api
 
     def _made(self) -> Api:
+        from sitebus.config import relay
         from sitebus.control.api import Api
         from sitebus.control.jobs import Jobs
         from sitebus.control.pictures import Pictures
@@ -129,7 +133,7 @@ class ControlSocket(Plugin):
         told = self.configuration
         pictures = Pictures(self.bus, self.name, self.file, told, self.boot, self.began)
         jobs = Jobs(self.bus, self._job_moved)
-        exported = () if told is None else told.one("workers")["export"]
+        exported = () if told is None else (*told.one("workers")["export"], *relay.shared(told))
         return Api(
             self.bus,
             pictures,
@@ -256,3 +260,9 @@ class ControlSocket(Plugin):
 def _knows_peers() -> bool:
     """Tell whether this system says who connects to a unix socket."""
     return sys.platform == "linux"
+
+
+def _named(file: str | os.PathLike[str]) -> str:
+    """Answer a file by its name: ``current/site.ini`` may lead to another one by tomorrow."""
+    here = os.getcwd()
+    return os.path.join(STARTED_IN if os.path.realpath(STARTED_IN) == here else here, file)

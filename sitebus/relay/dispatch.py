@@ -91,3 +91,32 @@ class Dispatcher:
             except BaseException as error:  # noqa: BLE001
                 with suppress(BaseException):
                     self._on_error(error)
+
+
+class Losses:
+    """Count what somebody has missed, and tell of it once for each burst.
+
+    Args:
+        post: Has work done soon, after what waits already.
+        tell: Is told who has missed something, and how much it was.
+    """
+
+    def __init__(self, post: Callable[[Work], object], tell: Callable[[str, int], object]) -> None:
+        self._post = post
+        self._tell = tell
+        self._lock = threading.RLock()
+        self._counts: dict[str, int] = {}
+
+    def add(self, who: str, count: int = 1) -> None:
+        """Count what *who* has missed; any thread may."""
+        with self._lock:
+            before = self._counts.get(who, 0)
+            self._counts[who] = before + count
+        if not before:
+            self._post(lambda: self._report(who))
+
+    def _report(self, who: str) -> None:
+        with self._lock:
+            count = self._counts.pop(who, 0)
+        if count:
+            self._tell(who, count)

@@ -1,16 +1,22 @@
-"""Channels whose messages all processes of a site hear.
+"""Channels whose messages all processes of a site hear, or all sites.
 
 A message that somebody publishes here is sent on; one that comes from elsewhere is published here,
 and not sent back. What may travel is JSON.
+
+Several may export the same channels of one bus, each to others: what one of them publishes is a
+message like any other to the rest, so that it goes on to theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import get_ident
 from typing import Any
 
+from sitebus.config.channels import is_own
 from sitebus.errors import ChannelFailures
+from sitebus.listeners import Pattern
 from sitebus.plugins import Plugin
 from sitebus.process import Engine
 
@@ -24,31 +30,44 @@ Send = Callable[[str, tuple[Any, ...], Mapping[str, Any]], object]
 class Exports(Plugin):
     """Send what is published on *channels* to who is at the other end.
 
+    What is each process's own is not sent, whatever the patterns match, unless it is in *also*.
+
     Args:
         bus: Whose channels they are.
-        channels: Their names.
+        channels: Their names, or patterns of them.
         send: Sends one message; what it raises about values that cannot travel is raised where
             the message is published, among what other listeners raise.
+        also: Patterns of channels that are sent although they are each process's own.
     """
 
-    def __init__(self, bus: Engine, channels: Iterable[str], send: Send) -> None:
+    def __init__(
+        self, bus: Engine, channels: Iterable[str], send: Send, *, also: Iterable[str] = ()
+    ) -> None:
         super().__init__(bus)
         self.channels = frozenset(channels)
+        self._also = tuple(map(Pattern, also))
+        self._patterns = tuple(map(Pattern, sorted(self.channels)))
         self._send = send
         self._coming: set[tuple[int, str]] = set()
-        self._listeners_of = {channel: self._listener(channel) for channel in self.channels}
 
     def subscribe(self) -> None:
-        """Listen on every exported channel."""
+        """Overhear every exported channel."""
         super().subscribe()
-        for channel, listener in self._listeners_of.items():
-            self.bus.subscribe(channel, listener, FIRST)
+        for each in (*self._patterns, *self._also):
+            self.bus.overhear(each.text, self._export, FIRST)
 
     def unsubscribe(self) -> None:
-        """Listen no more."""
+        """Overhear no more."""
         super().unsubscribe()
-        for channel, listener in self._listeners_of.items():
-            self.bus.unsubscribe(channel, listener)
+        for each in (*self._patterns, *self._also):
+            self.bus.forget(each.text, self._export)
+
+    def carries(self, channel: str) -> bool:
+        """Tell whether a message on *channel* is sent on."""
+        wanted = any(each.matches(channel) for each in self._patterns)
+        if wanted and not is_own(channel):
+            return True
+        return any(each.matches(channel) for each in self._also)
 
     def publish(self, channel: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
         """Publish here what came from elsewhere; what listeners raise was logged."""
@@ -61,26 +80,22 @@ class Exports(Plugin):
         Raises:
             ChannelFailures: Listeners failed.
         """
-        from threading import get_ident
-
-        mark = get_ident(), channel
-        if channel not in self.channels:
+        with self.coming(channel):
             return self.bus.publish(channel, *args, **kwargs)
+
+    @contextmanager
+    def coming(self, channel: str) -> Iterator[None]:
+        """Have the next message that this thread publishes on *channel* not sent on."""
+        mark = get_ident(), channel
         self._coming.add(mark)
         try:
-            # Our own listener is the first, and returns nothing.
-            return self.bus.publish(channel, *args, **kwargs)[1:]
+            yield
         finally:
             self._coming.discard(mark)
 
-    def _listener(self, channel: str) -> Callable[..., None]:
-        from threading import get_ident
-
-        def export(*args: Any, **kwargs: Any) -> None:
-            mark = get_ident(), channel
-            if mark in self._coming:
-                self._coming.discard(mark)
-            else:
-                self._send(channel, args, kwargs)
-
-        return export
+    def _export(self, channel: str, /, *args: Any, **kwargs: Any) -> None:
+        mark = get_ident(), channel
+        if mark in self._coming:
+            self._coming.discard(mark)
+        elif self.carries(channel):
+            self._send(channel, args, kwargs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from sitebus.errors import BadFrame, MessageTooLarge, NotJson
@@ -37,20 +37,29 @@ def encode(message: Mapping[str, Any]) -> bytes:
         NotJson: It holds what JSON cannot say; a TypeError.
         MessageTooLarge: It has more than `LIMIT` bytes.
     """
-    plain = dict(message)
-    try:
-        data = _dump(plain)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _fault(plain) or NotJson("it", f"cannot be written ({error})") from error
-    if not _keys_are_text(plain):
-        raise _fault(plain) or NotJson("it", "has changed meanwhile")
+    data = dump(dict(message))
     if len(data) > LIMIT:
         raise MessageTooLarge(len(data), LIMIT)
-    return len(data).to_bytes(_HEADER, "big") + data
+    return frame(data)
 
 
-class Decoder:
-    """Makes messages of the bytes of a stream, however they come."""
+def dump(message: dict[str, Any]) -> bytes:
+    """Answer a message as JSON.
+
+    Raises:
+        NotJson: It holds what JSON cannot say; a TypeError.
+    """
+    try:
+        data = _dump(message)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _fault(message) or NotJson("it", f"cannot be written ({error})") from error
+    if not _keys_are_text(message):
+        raise _fault(message) or NotJson("it", "has changed meanwhile")
+    return data
+
+
+class Cutter:
+    """Makes frames of the bytes of a stream, however they come."""
 
     def __init__(self) -> None:
         self._held = bytearray()
@@ -65,26 +74,21 @@ class Decoder:
         """What has come of a message that is not whole yet."""
         return bytes(self._held)
 
-    def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """Answer the messages that are whole with *data*.
+    def cut(self, data: bytes) -> Iterator[bytes]:
+        """Answer what is in the frames that are whole with *data*, without their headers.
 
         Raises:
-            BadFrame: What follows them is no message, and no more will come; they are in the
-                error's ``before``.
+            BadFrame: What follows them is none, and no more will come.
         """
-        self._held += data
-        messages: list[dict[str, Any]] = []
+        held = self._held
+        held += data
         start = 0
         try:
             while end := self._end_of(start):
-                messages.append(_parse(self._held[start + _HEADER : end]))
+                yield bytes(held[start + _HEADER : end])
                 start = end
-        except BadFrame as error:
-            error.before = messages
-            raise
         finally:
-            del self._held[:start]
-        return messages
+            del held[:start]
 
     def _end_of(self, start: int) -> int:
         """Answer where the frame ends that begins at *start*, or 0 while it is not whole."""
@@ -98,6 +102,30 @@ class Decoder:
         return end if end <= len(self._held) else 0
 
 
+class Decoder(Cutter):
+    """Makes messages of the bytes of a stream, however they come."""
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """Answer the messages that are whole with *data*.
+
+        Raises:
+            BadFrame: What follows them is no message, and no more will come; they are in the
+                error's ``before``.
+        """
+        messages: list[dict[str, Any]] = []
+        try:
+            messages += map(_parse, self.cut(data))
+        except BadFrame as error:
+            error.before = messages
+            raise
+        return messages
+
+
+def frame(data: bytes) -> bytes:
+    """Answer *data* as one frame."""
+    return len(data).to_bytes(_HEADER, "big") + data
+
+
 def _dump(message: dict[str, Any]) -> bytes:
     try:
         return _ENCODER.encode(message).encode()
@@ -106,11 +134,11 @@ def _dump(message: dict[str, Any]) -> bytes:
         return _ASCII_ENCODER.encode(message).encode()
 
 
-def _parse(data: bytearray) -> dict[str, Any]:
+def _parse(data: bytes) -> dict[str, Any]:
     try:
         message = _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
-        raise BadFrame(f"{reprlib.repr(bytes(data))} is no JSON ({error})") from error
+        raise BadFrame(f"{reprlib.repr(data)} is no JSON ({error})") from error
     if not isinstance(message, dict):
         raise BadFrame(f"{reprlib.repr(message)} is no JSON object")
     return message

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sitebus.control.aggregate import Aggregate
 from sitebus.control.exposition import expose
 from sitebus.control.families import Family
 from sitebus.control.metrics import REGISTRY
-from sitebus.errors import NoWorkerAnswer, SitebusError, WouldDeadlock
+from sitebus.errors import ChannelFailures, NoWorkerAnswer, SitebusError, WouldDeadlock
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin
 from sitebus.process import Engine
@@ -166,6 +166,21 @@ class Commands(Plugin):
                 found[str(slot)] = error
         return found
 
+    def ask(
+        self, channel: str, args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
+    ) -> list[Any]:
+        """Publish in this process and in every worker, and answer all that listeners return.
+
+        Raises:
+            ChannelFailures: A listener failed, or a worker did not answer.
+        """
+        told = self.call(channel, *args, timeout=timeout, **kwargs)
+        found = self.hearing.ask(channel, args, kwargs)
+        failed = [each for each in told.values() if isinstance(each, Exception)]
+        if failed:
+            raise ChannelFailures(channel, failed)
+        return [*found, *(each for answers in told.values() for each in answers)]
+
     def _newest(self) -> list[Hand]:
         """Answer one for each slot: of two, during a replacement, the newer one."""
         return list({each.slot: each for each in self.keeper.serving()}.values())
@@ -175,6 +190,14 @@ class Commands(Plugin):
             raise WouldDeadlock("engine.workers", "a thread of its own", "the thread it runs in")
 
     # For parts of this process that talk to the workers.
+
+    def say(self, text: str, level: int) -> None:
+        """Log a line, from whichever thread."""
+        self._voice.log(text, level)
+
+    def missed(self, hand: Hand) -> None:
+        """Count a message that a worker does not get, and tell of it."""
+        self._voice.losses.add(f"worker {hand.slot}")
 
     def hear(self, what: str, handler: Handler) -> None:
         """Have *handler* called for each message of that name, in the poller's thread."""
@@ -197,7 +220,10 @@ class Commands(Plugin):
 
     def export(self, channel: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Send a message that was published here to every worker; raises what `tell` does."""
-        self.tell("publish", channel=channel, args=list(args), kwargs=dict(kwargs))
+        told = {"channel": channel, "args": list(args), "kwargs": dict(kwargs)}
+        encode({"is": "publish", **told})
+        if self.keeper.is_up:
+            self._poller.call_soon(lambda: self.hearing.spread(told))
 
     # Looks.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sitebus.control.aggregate import Aggregate
@@ -99,15 +99,24 @@ class Hearing:
 
     def _publish(self, hand: Hand, message: Message) -> None:
         channel, args, kwargs = (message[name] for name in ("channel", "args", "kwargs"))
-        if channel not in self._exports.channels:
+        if not isinstance(channel, str) or not self._exports.carries(channel):
             raise ValueError(f"channel {channel!r} is not exported")
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise TypeError("args and kwargs are a list and an object")
-        for other in self._keeper.serving():
-            if other is not hand:
-                other.send("publish", channel=channel, args=args, kwargs=kwargs)
+        self.spread({"channel": channel, "args": args, "kwargs": kwargs}, but=hand)
         dispatcher = self._voice.dispatcher
-        dispatcher.offer(lambda: self._exports.publish(channel, args, kwargs))
+        if not dispatcher.offer(lambda: self._exports.publish(channel, args, kwargs)):
+            self._voice.losses.add("the supervisor")
+
+    def ask(self, channel: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Publish in this process alone, and answer what listeners return."""
+        return self._exports.ask(channel, args, kwargs)
+
+    def spread(self, told: Message, but: Hand | None = None) -> None:
+        """Have what was published heard in every worker that serves, but for one."""
+        for hand in self._keeper.serving():
+            if hand is not but and not hand.send("publish", **told):
+                self._voice.losses.add(f"worker {hand.slot}")
 
     def _metrics(self, hand: Hand, message: Message) -> None:
         snapshot = message["snapshot"]

@@ -36,7 +36,7 @@ class Terms(NamedTuple):
         drain_timeout: How long it may take to finish once its supervisor is gone; seconds.
         idle_beat: How long it may be silent while nothing happens; seconds.
         directory: Where the site was started, by the name that the shell gave it: once
-            ``current`` leads to another release, that is where new workers come up.
+            ``current`` leads to another release, new workers come up there, and stay there.
         real: What that name meant then.
         reload: Whether workers are replaced as soon as their code changes.
         warm: Whether a process keeps the libraries that workers say they have imported.
@@ -77,6 +77,10 @@ class Terms(NamedTuple):
         Such a one serves the reason why the site does not load, if it does not.
         """
         config = self.launch.config
+        # A release that is left stays as it is for who has begun with it: what such a one imports
+        # late, or reads when it is asked for, is not the next one's. Who watches for changes goes
+        # by the names that it knows, and sees the link move.
+        now: Callable[[str], str] = str if self.reload else _where
         return {
             "is": "boot",
             "serial": serial,
@@ -85,16 +89,27 @@ class Terms(NamedTuple):
             "reload": self.reload,
             "warm": self.warm,
             "release": self.release(),
-            "directory": self.directory,
-            "path": [self.directory if each == self.real else each for each in sys.path],
+            "directory": now(self.directory),
+            "path": [now(self.directory if each == self.real else each) for each in sys.path],
             "argv": [*sys.argv],
-            "config": None if config is None else str(Path(self.directory, config)),
+            "config": None if config is None else _file(Path(self.directory, config), now),
             "overrides": [list(each) for each in self.launch.overrides],
             "env_file": dict(self.launch.env_file),
             "sockets": [list(each) for each in sockets],
             "drain_timeout": self.drain_timeout,
             "idle_beat": self.idle_beat,
         }
+
+
+def _where(path: str) -> str:
+    """Answer where a directory really is now; the interpreter's own keep their names."""
+    own = not path or path.startswith((sys.prefix, sys.base_prefix))
+    return path if own else os.path.realpath(path)
+
+
+def _file(path: Path, now: Callable[[str], str]) -> str:
+    """Answer a file's path; one that is a link itself belongs where its name is."""
+    return os.path.join(now(str(path.parent)), path.name)
 
 
 def command_line(option: str, fd: int, *told: str) -> list[str]:

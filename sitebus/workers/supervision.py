@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from sitebus import assembly
 from sitebus.assembly import parts
 from sitebus.assembly.environment import set_umask
-from sitebus.config import Configuration
+from sitebus.config import Configuration, relay
+from sitebus.config.channels import is_of_workers
 from sitebus.control import watching
 from sitebus.errors import CommandCancelled
 from sitebus.plugins import OF_SUPERVISOR, Plugin, listens
 from sitebus.process import Engine, Priority
+from sitebus.relay.configured import from_configuration as relayed
 from sitebus.workers import cpus
 from sitebus.workers.launch import Launch, Terms
 from sitebus.workers.policy import Policy
@@ -87,7 +89,8 @@ class Supervision:
             ),
             lambda: [listener for _, listener in self.binder.bound],
             name=configuration.site["name"],
-            exports=told["export"],
+            exports=exported(configuration),
+            news=("relay.*", *filter(is_of_workers, told["export"])),
             inplace=told["graceful"] == "inplace",
             preload=told["preload"],
         )
@@ -113,6 +116,11 @@ class Supervision:
         yield from parts.built_in_plugins(self.configuration, self.engine, OF_SUPERVISOR)
         from sitebus.control import from_configuration
 
+        for each in relayed(self.configuration, self.engine):
+            from sitebus.workers.relaying import Desk
+
+            Desk(self.supervisor, each)
+            yield each
         yield from from_configuration(self.configuration, self.engine, self.supervisor.metrics)
         yield self.supervisor
         if is_reloaded(self.configuration):
@@ -167,6 +175,11 @@ class Supervision:
     def mount_lines(self) -> list[tuple[str, str, str]]:
         """Answer place, target and framework of each mount, as a worker has it."""
         return self.supervisor.mounts()
+
+
+def exported(configuration: Configuration) -> tuple[str, ...]:
+    """Answer the patterns of channels whose messages all processes of the site hear."""
+    return (*configuration.one("workers")["export"], *relay.shared(configuration))
 
 
 def number(configuration: Configuration) -> int:

@@ -49,7 +49,8 @@ class Supervisor(Commands):
         terms: What they are told.
         listeners: Answers the sockets that they serve on, once those are bound.
         name: The site's.
-        exports: The channels whose messages all processes hear.
+        exports: The channels whose messages all processes hear, or patterns of them.
+        news: Patterns of channels whose messages here the workers hear as well.
         inplace: Whether a graceful is passed on, rather than a replacement of all.
         preload: Whether workers are forked from a process that has loaded the site.
     """
@@ -63,6 +64,7 @@ class Supervisor(Commands):
         *,
         name: str = "site",
         exports: Iterable[str] = (),
+        news: Iterable[str] = (),
         inplace: bool = False,
         preload: bool = False,
     ) -> None:
@@ -74,7 +76,7 @@ class Supervisor(Commands):
         self.inplace = inplace
         self._is_adopted = False
         self._estate: tuple[dict[str, Any], list[Heirloom]] | None = None
-        self._exports = Exports(bus, exports, self.export)
+        self._exports = Exports(bus, exports, self.export, also=news)
         keeper = self.keeper
         self.hearing = Hearing(keeper, self._voice, self._exports, lambda: self.aggregate)
         keeper.lenient = terms.reload

@@ -13,7 +13,7 @@ from typing import Any
 from sitebus.errors import ChannelFailures
 from sitebus.listeners import ERROR
 from sitebus.process import Engine
-from sitebus.relay.dispatch import Dispatcher
+from sitebus.relay.dispatch import Dispatcher, Losses
 
 DEBUG, INFO, WARNING = 10, 20, 30
 
@@ -23,11 +23,13 @@ class Voice:
 
     Attributes:
         dispatcher: That thread.
+        losses: Counts messages that a process of the site does not get, and says so.
     """
 
     def __init__(self, bus: Engine) -> None:
         self.bus = bus
         self.dispatcher = Dispatcher("sitebus relay", self.failed)
+        self.losses = Losses(self.dispatcher.post, self._tell_loss)
         self._fault = ""
 
     def log(self, text: str, level: int = INFO) -> None:
@@ -54,6 +56,10 @@ class Voice:
     def tell(self, channel: str, args: Sequence[Any]) -> None:
         """Publish a message."""
         self.dispatcher.post(lambda: self._publish(channel, args))
+
+    def _tell_loss(self, who: str, count: int) -> None:
+        self.bus.log(f"{who} has missed {count} messages: it is too slow for them", WARNING)
+        self._publish("relay.drop", (who, count))
 
     def _publish(self, channel: str, args: Sequence[Any]) -> None:
         with suppress(ChannelFailures):  # logged already

@@ -14,19 +14,21 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sitebus.config import relay
 from sitebus.control.metrics import REGISTRY
 from sitebus.errors import ChannelFailures, CommandCancelled, SitebusError, TrialFailed
-from sitebus.listeners import ERROR
+from sitebus.listeners import ERROR, WARNING
 from sitebus.plugins import Plugin, listens
 from sitebus.plugins.signals import SignalHandler, told
 from sitebus.process import Engine
 from sitebus.relay import Link, Poller
-from sitebus.relay.dispatch import Dispatcher
+from sitebus.relay.dispatch import Dispatcher, Losses
 from sitebus.relay.exports import FIRST, Exports
+from sitebus.relay.room import check_room
 from sitebus.servers import SiteServer
 from sitebus.sockets import connections
 from sitebus.workers.abandoning import Abandoned
@@ -39,6 +41,7 @@ from sitebus.workers.sighting import Sighting
 from sitebus.workers.uplink import LogUplink
 
 if TYPE_CHECKING:
+    from sitebus.config import Configuration
     from sitebus.mounts import Site
 
 #: How long the first message may take; seconds.
@@ -78,6 +81,7 @@ class Worker:
         self.site = site
         self._poller = Poller("sitebus link")
         self._dispatcher = Dispatcher("sitebus relay", self._failed)
+        self._losses = Losses(self._dispatcher.post, self._tell_loss)
         self._boot: Message | None = None
         self._booted = threading.Event()
         self._loaded = loaded
@@ -87,7 +91,7 @@ class Worker:
         self._measured = False
         self._is_ready = self._told_to_leave = False
         self._sighting: Sighting | None = None
-        self._hears: Mapping[str, Callable[[Message, int | None], object]] = {
+        self._hears: dict[str, Callable[[Message, int | None], object]] = {
             "boot": self._hear_boot,
             "drain": self._hear_drain,
             "hurry": lambda *_: engine.hurry(),
@@ -160,8 +164,11 @@ class Worker:
         bridge.link = self.link
         told = assembled.configuration.one("workers")
         prober = Prober(self.engine, assembled.site, told["probe"], self._refuse)
-        self._exports = Exports(self.engine, told["export"], self._export)
-        guests = [prober, self._exports, Leaving(self.engine, self._leaves, self._left)]
+        shared = relay.shared(assembled.configuration)
+        self._exports = Exports(self.engine, (*told["export"], *shared), self._export)
+        guests: list[Plugin] = [prober, self._exports]
+        guests += self._relayed(assembled.configuration)
+        guests.append(Leaving(self.engine, self._leaves, self._left))
         pulse = Pulse(
             self.engine,
             tally,
@@ -188,6 +195,17 @@ class Worker:
             for guest in guests:
                 guest.unsubscribe()
             assembled.close()
+
+    def _relayed(self, configuration: Configuration) -> Iterator[Plugin]:
+        """Answer this worker's part in the relay, if the site has one."""
+        if relay.settings_of(configuration) is None:
+            return
+        from sitebus.workers.relaying import WorkerRelay
+
+        found = WorkerRelay(self.engine, self.send, lambda: self._losses.add("this process"))
+        self._hears["relay.heard"] = lambda told, _: found.hear(told)
+        self._hears["relay.answered"] = lambda told, _: found.hear_answer(told)
+        yield found
 
     def _refuse(self, error: Exception) -> None:
         """Hear that a probe has failed; where nothing serves it was to."""
@@ -263,7 +281,9 @@ class Worker:
 
     def _hear_publish(self, message: Message, fd: int | None) -> None:
         args, kwargs = message["args"], message["kwargs"]
-        self._dispatcher.offer(lambda: self._exports.publish(message["channel"], args, kwargs))
+        publish = self._exports.publish
+        if not self._dispatcher.offer(lambda: publish(message["channel"], args, kwargs)):
+            self._losses.add("this process")
 
     def _hear_call(self, message: Message, fd: int | None) -> None:
         self._dispatcher.post(lambda: self._answer(message))
@@ -292,7 +312,8 @@ class Worker:
         # It needs no lock that a stuck thread may hold; nor what an application has put in the
         # place of its standard error, which may be no file.
         with suppress(OSError, ValueError, RuntimeError, AttributeError):
-            deadline = self._drain_timeout + GRACE
+            # One that is still coming up has nothing to finish.
+            deadline = GRACE + (self._drain_timeout if self._is_ready else 0)
             faulthandler.dump_traceback_later(deadline, exit=True, file=_errors())
 
     # What is done about it; in the dispatcher's thread.
@@ -324,7 +345,14 @@ class Worker:
             raise
 
     def _export(self, channel: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self.send("publish", channel=channel, args=list(args), kwargs=dict(kwargs))
+        if self.engine.relay is not None:
+            check_room(channel, args, kwargs)
+        if not self.send("publish", channel=channel, args=list(args), kwargs=dict(kwargs)):
+            self._losses.add("the supervisor")
+
+    def _tell_loss(self, who: str, count: int) -> None:
+        self.engine.log(f"{who} has missed {count} messages: it is too slow for them", WARNING)
+        self._exports.publish("relay.drop", (who, count), {})
 
     def _failed(self, error: BaseException) -> None:
         self.engine.log(f"Error in the relay: {error}", ERROR, traceback=error)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
 from sitebus.relay import dispatch
-from sitebus.relay.dispatch import Dispatcher
+from sitebus.relay.dispatch import Dispatcher, Losses
 from tests.helpers import PATIENCE, nothing_left, wait_for
 
 
@@ -99,3 +99,20 @@ def test_what_was_posted_can_be_waited_for() -> None:
     assert dispatcher.settle(PATIENCE)
     assert told == list(range(100))
     dispatcher.stop(PATIENCE)
+
+
+def test_losses_are_told_once_for_each_burst() -> None:
+    """Not a line for each message, when there are too many of them already."""
+    posted: list[Callable[[], object]] = []
+    told: list[tuple[str, int]] = []
+    losses = Losses(posted.append, lambda who, count: told.append((who, count)))
+    for _ in range(3):
+        losses.add("worker 1")
+    losses.add("worker 2", 5)
+    assert len(posted) == 2
+    for work in posted:
+        work()
+    assert told == [("worker 1", 3), ("worker 2", 5)]
+    losses.add("worker 1")
+    posted[-1]()
+    assert told[-1] == ("worker 1", 1)

@@ -77,3 +77,45 @@ def test_nothing_is_sent_after_the_end(exports: Exports, sent: Sent) -> None:
     exports.subscribe()
     exports.bus.publish("news", 2)
     assert sent == [("news", (2,), {})]
+
+
+def test_patterns_export_what_they_match(sent: Sent) -> None:
+    """Also channels that nobody has declared, and each message once."""
+    exports = Exports(Engine(), ["cache.*", "*.all", "cache.x"], lambda *each: sent.append(each))
+    exports.subscribe()
+    for channel in ("cache.x", "cache.all", "other", "cached"):
+        exports.bus.publish(channel, 1)
+    exports.unsubscribe()
+    exports.bus.publish("cache.x", 2)
+    assert [channel for channel, _, _ in sent] == ["cache.x", "cache.all"]
+
+
+def test_a_pattern_never_exports_what_is_a_processs_own(sent: Sent) -> None:
+    """Unless it is said in so many words."""
+    exports = Exports(Engine(), ["*"], lambda *each: sent.append(each), also=["relay.*"])
+    exports.subscribe()
+    with exports.bus:
+        exports.bus.publish("worker.lost", 1)
+        exports.bus.publish("relay.gap", 2)
+        exports.bus.publish("relay.gap", 3)
+        exports.bus.publish("news", 4)
+    exports.unsubscribe()
+    assert [channel for channel, _, _ in sent] == ["relay.gap", "relay.gap", "news"]
+    assert exports.carries("news")
+    assert not exports.carries("stop")
+
+
+def test_two_exports_of_one_bus_pass_on_what_the_other_brings() -> None:
+    """What comes from other machines goes on to the workers, and the other way."""
+    bus, sent = Engine(), list[tuple[Any, ...]]()
+    machines = Exports(bus, ["*"], lambda *each: sent.append(("machines", *each)))
+    workers = Exports(bus, ["*"], lambda *each: sent.append(("workers", *each)))
+    for each in (machines, workers):
+        each.subscribe()
+    machines.publish("news", [1], {})
+    workers.publish("news", [2], {})
+    assert sent == [("workers", "news", (1,), {}), ("machines", "news", (2,), {})]
+    sent.clear()
+    with machines.coming("news"):
+        workers.publish("news", [3], {})
+    assert sent == []

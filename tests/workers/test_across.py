@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import threading
@@ -82,6 +83,23 @@ def test_what_is_not_exported_stays_in_its_process(tmp_path: Path) -> None:
         site.ask("/publish?private")
         told = [site.ask() for _ in range(40)]
         assert len({each["pid"] for each in told if each["heard"]}) == 1
+
+
+def test_news_of_workers_is_heard_in_them_if_it_is_exported(tmp_path: Path) -> None:
+    """An application tells somebody that a worker was lost; it is not asked for by a pattern."""
+    write(tmp_path, export="shop.news, worker.lost, *")
+    file = tmp_path / "shop.py"
+    heard = 'self.bus.overhear("*", lambda channel, *told: HEARD.append(channel))'
+    file.write_text(
+        file.read_text().replace('self.bus.subscribe("shop.news", HEARD.append)', heard)
+    )
+    with WorkerSite(tmp_path) as site:
+        killed = site.ask()["pid"]
+        os.kill(killed, signal.SIGKILL)
+        site.wait_for_output(r"worker \d .*is ready[^~]*worker \d .*is ready[^~]*is ready")
+        found = [site.ask()["heard"] for _ in range(20)]
+        assert any("worker.lost" in each for each in found)
+        assert not any("worker.spawned" in each for each in found)
 
 
 def test_a_workers_failure_is_an_answer_too(supervision: Supervision) -> None:
