@@ -32,6 +32,7 @@ nitpick_ignore_regex += [
     ("py:(class|exc|func|meth|mod)", r"(?!sitebus\b).*"),
     ("py:class", r"sitebus\.(plugins\.Method|sockets\.(files\.SocketFile|connections\.Idle))"),
     ("py:class", r"sitebus\.(testing\.waiting\.T|restarts\.Restarts|loop\.LoopThread)"),
+    ("py:class", r"sitebus\.(fleet\.fleets\.T|config\.drafts\.Override)"),
 ]
 
 # Dashes stay as they are typed: options begin with two of them.

@@ -18,7 +18,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,8 @@ from typing import NamedTuple
 import pytest
 import requests
 
+from sitebus.errors import ConfigErrors
+from sitebus.fleet import inventory
 from tests.helpers import PATIENCE, ROOT, Child, environment, nothing_left
 
 README = ROOT / "README.rst"
@@ -48,6 +50,14 @@ ENDS = (
     "--list-mounts",
     "init",
 )
+
+
+#: The programs that come with sitebus, and the module that each is.
+PROGRAMS = {
+    "sitebus-serve": "sitebus",
+    "sitebus-ctl": "sitebus.cli.ctl",
+    "sitebus-fleet": "sitebus.cli.fleet",
+}
 
 
 class Block(NamedTuple):
@@ -104,9 +114,18 @@ class Story:
         self.directory = directory
         self.port = str(free_port())
         self.sites = ExitStack()
+        programs = directory / ".bin"
+        programs.mkdir()
+        for name, module in PROGRAMS.items():
+            # What is typed is found here already; what a file names is looked for by somebody else.
+            (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+            (programs / name).chmod(0o755)
+        self.environ = environment(
+            PATH=f"{programs}:{os.environ['PATH']}", XDG_STATE_HOME=str(directory / ".state")
+        )
 
     def tell(self, blocks: list[Block]) -> None:
-        with self.sites:
+        with self.sites, nothing_running(self.directory):
             for block in blocks:
                 if block.language == "console":
                     self.type_in(block)
@@ -143,8 +162,8 @@ class Story:
             return self.capture(argv) if set(ENDS) & set(arguments) else self.serve(argv)
         if program == "pkill":
             return self.signal(arguments)
-        if program == "sitebus-ctl":
-            return self.capture([sys.executable, "-m", "sitebus.cli.ctl", *arguments])
+        if program in PROGRAMS:
+            return self.capture([sys.executable, "-m", PROGRAMS[program], *arguments])
         return self.capture([program, *arguments])
 
     def signal(self, arguments: list[str]) -> str:
@@ -159,7 +178,7 @@ class Story:
         done = subprocess.run(
             argv,
             cwd=self.directory,
-            env=environment(),
+            env=self.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -175,6 +194,18 @@ class Story:
         child = self.sites.enter_context(Child(argv, cwd=self.directory, env=env))
         child.wait_for_output(sign)
         return child.output
+
+
+@contextmanager
+def nothing_running(directory: Path) -> Iterator[None]:
+    """End what was started below *directory*, to stay, by a page that did not come to its end."""
+    try:
+        yield
+    finally:
+        for entry in Path("/proc").glob("[0-9]*/cwd"):
+            with suppress(OSError):
+                if entry.readlink().is_relative_to(directory):
+                    os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -226,20 +257,35 @@ def test_sessions_answer_what_the_page_shows(page: Path) -> None:
     assert runner.summarize(verbose=False).failed == 0
 
 
+#: What a file names need not be there, it may be a part, and one of them is wrong on purpose.
+EXCUSED = re.compile(r"there is no (file|directory)|nothing is mounted|did you mean 'bind'")
+
+
 @pytest.mark.parametrize("block", named("ini"), ids=str)
 def test_files_hold_no_setting_that_is_not_there(block: Block, tmp_path: Path) -> None:
     """An option that was renamed must be renamed in the docs."""
+    if block.caption.endswith("fleet.ini"):
+        read_fleet(block, tmp_path)
+        return
     path = tmp_path / "site.ini"
     path.write_text(block.text)
     argv = [sys.executable, "-m", "sitebus", "--check", str(path)]
     done = subprocess.run(
         argv, capture_output=True, text=True, check=False, env=environment(), timeout=30
     )
-    # What a file names need not be there, it may be a part, and one of them is wrong on purpose.
-    excused = re.compile(r"there is no (file|directory)|nothing is mounted|did you mean 'bind'")
-    wrong = [line for line in done.stderr.splitlines() if not excused.search(line)]
+    wrong = [line for line in done.stderr.splitlines() if not EXCUSED.search(line)]
     assert done.returncode in (0, 78), done.stderr
     assert not wrong or done.returncode == 0, done.stderr
+
+
+def read_fleet(block: Block, folder: Path) -> None:
+    path = folder / "fleet.ini"
+    path.write_text(block.text)
+    try:
+        inventory.read(path)
+    except ConfigErrors as errors:
+        wrong = [line for line in str(errors).splitlines() if not EXCUSED.search(line)]
+        assert not wrong, wrong
 
 
 @pytest.mark.parametrize("block", named("python"), ids=str)

@@ -273,3 +273,20 @@ def test_the_daemon_serves_as_nobody_when_the_command_returns() -> None:
         assert owner == pwd.getpwnam("nobody").pw_uid
         launcher.end()
         assert not launcher.pidfile.exists()
+
+
+@pytest.mark.timeout(150)
+def test_the_tour_of_a_fleet_fails_no_visitor(tmp_path: Path) -> None:
+    """Not even where a release is broken; and its sites end with it."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    program, *arguments = command_of(EXAMPLES / "fleet-deploy")
+    assert program == "python"
+    with Child([sys.executable, *arguments], tmp_path) as tour:
+        assert tour.wait(120) == 0, tour
+
+        told = tour.wait_for_output(
+            r"^(\d+) requests, 0 failed: \{'release one': \d+, 'release two'"
+        )
+    assert int(told[1]) > 100
+    assert "the probe of / failed: 500" in tour.output
+    assert "Traceback" not in tour.output

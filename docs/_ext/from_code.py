@@ -198,8 +198,9 @@ class OptionList(Generated):
 
     def text(self) -> str:
         if self.arguments:
-            (found,) = (each for each in self.sections() if each.kind == self.arguments[0])
-            return "\n".join(map(self.option, found.rows))
+            found, *others = (each for each in self.sections() if each.kind == self.arguments[0])
+            own = "\n".join(map(self.option, found.rows))
+            return "\n\n".join([own, *map(self.section, others)])
         return "\n\n".join(map(self.section, self.sections()))
 
     def sections(self) -> Iterator[Any]:
@@ -208,12 +209,16 @@ class OptionList(Generated):
         from sitebus.plugins import BUILT_IN
 
         for section in table().sections:
-            yield section
+            if section.kind != "relay":
+                yield section
             if section.kind == "plugin":
                 for name in BUILT_IN:
                     member = plugin_section(name)
                     assert member is not None, name
                     yield member._replace(argument=name)
+            elif section.kind == "relay":
+                yield section._replace(argument="")
+                yield from filter(None, map(section.member, section.members))
 
     def section(self, section: Any) -> str:
         title = code(section.title)
@@ -241,6 +246,71 @@ class OptionList(Generated):
     def written(self, row: Any, value: Any) -> str:
         """Answer a default as a file would say it."""
         return "" if value in (None, "", ()) else str(row.kind.format(value))
+
+
+class FleetOptions(OptionList):
+    """Every section of a fleet.ini, with its settings."""
+
+    optional_arguments: ClassVar[int] = 0
+
+    def text(self) -> str:
+        return "\n\n".join(map(self.section, self.sections()))
+
+    def sections(self) -> Iterator[Any]:
+        from sitebus.fleet.inventory import FLEET, SITE, TABLE
+
+        others = {row.name for row in (*FLEET.rows, *SITE.rows)}
+        for section in TABLE.sections:
+            if section.kind == "host":
+                rows = tuple(row for row in section.rows if row.name not in others)
+                also = "It takes what ``[fleet]`` and ``[site]`` take for a host, and"
+                section = section._replace(rows=rows, help=f"{section.help} {also}")
+            yield section
+
+
+class FleetErrors(Generated):
+    """What can be raised on account of a host, or of what is to be sent there."""
+
+    def text(self) -> str:
+        from sitebus.errors import fleet, releases, rolls
+
+        rows = [("Error", "Exit status", "Means")]
+        for module in (fleet, releases, rolls):
+            for name, each in vars(module).items():
+                if isinstance(each, type) and each.__module__ == module.__name__:
+                    rows.append((code(name), str(getattr(each, "status", "")), first_line(each)))
+        return table("25 12 63", rows)
+
+
+class FleetCommands(Generated):
+    """The commands of ``sitebus-fleet``, from their parsers; what all rolls take stands once."""
+
+    def text(self) -> str:
+        from sitebus.cli.fleet_arguments import COMMANDS, COMMON
+
+        shared = [each for each in COMMANDS["graceful"][1] if each.names[0].startswith("--")]
+        parts = [self.command(name, *told, shared) for name, told in COMMANDS.items()]
+        parts += [self.group("Of all rolls", shared), self.group("Of all commands", COMMON)]
+        return "\n".join(parts)
+
+    def command(self, name: str, said: str, arguments: Sequence[Any], shared: Sequence[Any]) -> str:
+        own = [each for each in arguments if each not in shared]
+        is_roll = shared[0] in arguments
+        names = [code(each.names[0]) for each in shared if each in arguments and not is_roll]
+        more = ["It is a roll."] * is_roll + [f"It takes {each} as a roll does." for each in names]
+        sentence = " ".join([f"{said[0].upper()}{said[1:]}.", *more])
+        return self.group(code(name), own, sentence)
+
+    def group(self, title: str, arguments: Iterable[Any], sentence: str = "") -> str:
+        return "\n".join(
+            [title, "~" * len(title), "", sentence, "", *map(self.argument, arguments)]
+        )
+
+    def argument(self, argument: Any) -> str:
+        settings = argument.settings
+        names = ", ".join(argument.names) if argument.names[0].startswith("-") else ""
+        value = settings.get("metavar") or "|".join(settings.get("choices", ()))
+        return f"``{f'{names} {value}'.strip()}``\n    {settings['help']}\n"
 
 
 class AdapterTable(Generated):
@@ -323,6 +393,9 @@ def setup(app: Sphinx) -> ExtensionMetadata:
         PriorityTable,
         ExitStatusList,
         OptionList,
+        FleetOptions,
+        FleetCommands,
+        FleetErrors,
         CommandLine,
         AdapterTable,
         ReservedOptions,
