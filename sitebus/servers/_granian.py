@@ -12,8 +12,8 @@ request; that is kept as it is. What is done around it, because granian has no w
   once none has said anything that was not answered; not where HTTP/2 is, of which nobody can tell.
 - It waits for ever for a client that takes nothing of its answer. So the kernel is told, with the
   listening socket, to give those up that it accepts there.
-- Out of descriptors it asks for the next connection again and again, and says nothing; that is
-  said here (`sitebus.servers._granian_shortage`).
+- Out of descriptors it asks for the next connection again and again, and says nothing. So it is
+  kept from asking, and that is said (`sitebus.servers._granian_shortage`).
 - It waits ten seconds for a TLS handshake; and for ever, to find out whether its client speaks
   HTTP/2. So connections on which nobody says anything and nobody is served are looked for.
 - It cannot change its certificate. So new workers are made, and the old ones retired.
@@ -34,7 +34,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from operator import itemgetter
 from typing import Any
 
 from sitebus.errors import ServerEnded
@@ -45,8 +44,8 @@ from sitebus.servers._granian_sockets import (
     connections,
     give_up_after,
     is_owed,
-    peer_of,
-    silence,
+    shut,
+    silences,
     waiting_at,
 )
 from sitebus.servers._granian_tls import Certificate, as_options
@@ -131,10 +130,10 @@ class HTTPServer:
         self._places = [Place.of(door.socket) for door in doors]
         for door in doors:
             give_up_after(door.socket, patience)
-        self._shortage = Shortage(doors, log)
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(True)
         self._bell.setblocking(False)
+        self._shortage = Shortage(doors, log, self._ring)
 
     @property
     def ready(self) -> bool:
@@ -145,6 +144,8 @@ class HTTPServer:
         try:
             with self._lock:
                 self._crews.append(self._crew(self.certificate))
+            if self._crews[0].can_rest:
+                self._shortage.listen()
             self._up = True
             self.serving.set()
             self._watch()
@@ -229,11 +230,14 @@ class HTTPServer:
             for door in self.doors:
                 watched.register(door.socket, select.POLLIN if looks else 0)
             left = max(0.0, silent_at - time.monotonic())
-            ready = dict(watched.poll((left if looks else min(left, self._shortage.pause)) * 1000))
-            was_away = not looks
+            was_away = not looks or self._shortage.is_near
+            wait = min(left, self._shortage.pause) if was_away else left
+            ready = dict(watched.poll(wait * 1000))
             looks = not any(event == select.POLLIN for event in self._heard(ready))
             # Afterwards as well: the last who came may have had the last descriptor.
-            is_short = (was_away or not looks) and self._shortage.is_there()
+            is_short = (was_away or not looks or self._shortage.is_near) and self._shortage.look(
+                tuple(self._crews), waits=not looks
+            )
             if not looks and not is_short and crowd.is_stuck():
                 self._make_room()
             if time.monotonic() >= silent_at:
@@ -258,39 +262,21 @@ class HTTPServer:
     def _close_silent(self) -> None:
         """Close connections on which nothing is said, but for those who wait for an answer."""
         # Looked at first: who is not served yet has said something since.
-        silent = [each.dup() for each in connections(self._places) if silence(each) > self._silence]
-        if silent:
-            served = self._served()
-            for each in silent:
-                with each, suppress(OSError):
-                    if served is not None and peer_of(each) not in served:
-                        each.shutdown(socket.SHUT_RDWR)
+        here = silences(self._places)
+        silent = {peer for peer, seconds in here.items() if seconds > self._silence}
+        if silent and (served := self._served()) is not None:
+            shut(self._places, silent - served)
 
     def _make_room(self) -> None:
         """Where there are as many as may be, and more wait, have others leave for them."""
         served = self._served()
-        for door, place in zip(self.doors, self._places, strict=True):
-            here = [each.dup() for each in connections([place])]
-            if len(here) >= self._options["backpressure"]:
-                self._turn_out(here, waiting_at(door.socket), served)
-            for each in here:
-                each.close()
-
-    def _turn_out(
-        self, here: Sequence[socket.socket], count: int, served: set[tuple[str, int]] | None
-    ) -> None:
-        """Close so many of those who are *here*, silent for longest and not *served*."""
         if served is None:
             return
-        idle: list[tuple[float, socket.socket]] = []
-        for each in here:
-            with suppress(OSError):
-                if peer_of(each) not in served:
-                    idle.append((silence(each), each))
-        idle.sort(key=itemgetter(0), reverse=True)
-        for _, each in idle[:count]:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        for door, place in zip(self.doors, self._places, strict=True):
+            here = silences([place])
+            if len(here) >= self._options["backpressure"]:
+                idle = sorted(here.keys() - served, key=here.__getitem__, reverse=True)
+                shut([place], set(idle[: waiting_at(door.socket)]))
 
     def _served(self) -> set[tuple[str, int]] | None:
         found = [crew.caller.served() for crew in self._crews]
@@ -299,8 +285,10 @@ class HTTPServer:
         return set().union(*filter(None, found))
 
     def _depart(self) -> None:
-        self._shortage.leave_one()  # to find connections takes one
+        self._shortage.leave_some()  # to find connections takes one
         if self._for_good:
+            for crew in self._crews:
+                crew.go_on()
             self._let_in_who_waits()
         for crew in self._crews:
             crew.close_doors()

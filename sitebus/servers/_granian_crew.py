@@ -10,6 +10,10 @@ This is the one module that knows granian from inside. What it relies on, docume
   the last is closed, and what the worker had is gone before that thread gives the interpreter up.
 - ``CallbackScheduler(loop, call, None, None, None)``: its ``_schedule_fn`` is called with a watcher
   for each request, in threads of granian's.
+- That thread waits for the descriptor by an epoll of this process, on Linux; is woken when that is
+  told to look anew; and asks for the next connection until it is told that there is none
+  (``EAGAIN``), through any other error.
+- What it is refused with, it tells the logger ``_granian.workers``, in that thread (``DEBUG``).
 - ``granian.http``: `HTTP1Settings` and `HTTP2Settings`.
 
 What it relies on of the protocols and watchers is said in `sitebus.servers._granian_wsgi` and
@@ -24,10 +28,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum, auto
 from importlib import import_module
 from typing import Any, Protocol
 
 from sitebus.errors import UnknownRelease
+from sitebus.servers import _granian_epoll
 from sitebus.servers.connections import Door
 from sitebus.servers.hosting import Speech
 
@@ -36,6 +43,8 @@ rust: Any = import_module("granian._granian")
 
 #: How often a drain looks whether clients have left: nobody tells.
 GLANCE = 0.05
+#: How long granian's thread may take until it watches a door; usually it is a fraction of that.
+UNTIL_WATCHED = 1.0
 
 
 class Caller(Protocol):
@@ -84,6 +93,14 @@ def scheduler(loop: Any, schedule: Callable[[Any], object]) -> Any:
     return made
 
 
+class _Accepts(Enum):
+    """Whether a worker accepts: no more, or not now."""
+
+    YES = auto()
+    LATER = auto()
+    NO = auto()
+
+
 class Worker:
     """One worker of granian on one door; serves from the moment it is made.
 
@@ -123,21 +140,53 @@ class Worker:
             raise
         serve(scheduler, loop, self._signal)
         sock.detach()
+        self._door = door
         self._dead = dead
+        # Now: when there is need of it, there is no descriptor to find it with.
+        self._watch = _granian_epoll.wait_found(self._fd, UNTIL_WATCHED)
+        self._accepts = _Accepts.YES
         self._told = False
+
+    @property
+    def can_rest(self) -> bool:
+        return self._watch is not None
+
+    def rest(self) -> None:
+        """Accept nobody until `go_on`, if that can be."""
+        if self._accepts is _Accepts.YES and self._watch is not None:
+            # First of all: as soon as the descriptor means something else it is not found.
+            with suppress(OSError):
+                self._watch.mute()
+                self._accepts = _Accepts.LATER
+                self._show(self._dead)
+
+    def go_on(self) -> None:
+        """Accept again, first of all who has come meanwhile."""
+        if self._accepts is _Accepts.LATER and self._watch is not None:
+            with suppress(OSError):
+                self._show(self._door.socket)
+                self._watch.unmute()
+                self._accepts = _Accepts.YES
 
     def close_door(self) -> None:
         """Accept nothing more."""
         # Once it is told to end, the descriptor may be somebody else's.
         if not self._told:
+            self._accepts = _Accepts.NO
             # Of the same sort: the worker may not have looked at the descriptor yet.
-            os.dup2(self._dead.fileno(), self._fd, inheritable=False)
+            self._show(self._dead)
 
     def end(self) -> None:
         """Close who is idle, let the others finish, and end."""
         if not self._told:
             self._told = True
             self._signal.set()  # a second one would wait for ever
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
+
+    def _show(self, listening: socket.socket) -> None:
+        os.dup2(listening.fileno(), self._fd, inheritable=False)
 
     def wait_ended(self, timeout: float) -> bool:
         """Wait until the last connection is closed; tell whether it is."""
@@ -168,6 +217,22 @@ class Crew:
         except BaseException:
             self.end()
             raise
+
+    @property
+    def can_rest(self) -> bool:
+        return all(worker.can_rest for worker in self._workers)
+
+    def rest(self) -> None:
+        """Accept nobody until `go_on`, where that can be."""
+        with self._lock:
+            for worker in self._workers:
+                worker.rest()
+
+    def go_on(self) -> None:
+        """Accept again, first of all who has come meanwhile."""
+        with self._lock:
+            for worker in self._workers:
+                worker.go_on()
 
     def close_doors(self) -> None:
         """Accept nothing more."""

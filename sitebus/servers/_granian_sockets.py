@@ -9,7 +9,7 @@ import stat
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -73,10 +73,25 @@ def waiting_at(listening: socket.socket) -> int:
     return waiting
 
 
-def silence(sock: socket.socket) -> float:
-    """Answer for how many seconds nothing was said on either side, if that is known; else 0."""
-    sent, received, _ = _last_words(sock)
-    return min(sent, received) / 1000
+def silences(places: list[Place]) -> dict[tuple[str, int], float]:
+    """Answer, for each peer, for how many seconds nothing was said on either side.
+
+    0 where that is not known. No copy is kept of any: there may be more than descriptors are left.
+    """
+    found: dict[tuple[str, int], float] = {}
+    for each in connections(places):
+        with suppress(OSError):
+            sent, received, _ = _last_words(each)
+            found[peer_of(each)] = min(sent, received) / 1000
+    return found
+
+
+def shut(places: list[Place], peers: Collection[tuple[str, int]]) -> None:
+    """Close the connections of *peers*, whoever else has them."""
+    for each in connections(places) if peers else ():
+        with suppress(OSError):
+            if peer_of(each) in peers:
+                each.shutdown(socket.SHUT_RDWR)
 
 
 def _last_words(sock: socket.socket) -> tuple[int, int, int]:

@@ -30,6 +30,10 @@ _SLASH = 47
 _STRANGER = re.compile(rb"(?:\A|\n)[A-Z]+ [^ \r\n]+ RTSP/")
 #: What may be between the pieces of a body: so much, and so much more for each byte of it.
 _OVERHEAD, _OVERHEAD_EACH = 64 << 10, 8
+#: Hosts seen to be well formed, which most requests repeat; filled as they come.
+KNOWN_HOSTS: set[bytes] = set()
+_MOST_HOSTS = 500
+_LONGEST_HOST = 256
 _TOO_MUCH_BETWEEN = "The body has more between its chunks than in them."
 
 
@@ -81,14 +85,18 @@ def mend(kind: Any, most: int) -> Any:  # noqa: C901 - that of five methods
         def on_header(self, name: bytes, value: bytes) -> None:
             name = name.lower()
             if name in WATCHED:
-                value = self.watch(name, value)
+                seen = self.seen
+                if seen or name != b"host" or value not in KNOWN_HOSTS or self.is_in_trailers:
+                    value = self.watch(name, value)
+                else:
+                    seen[name] = value
             self.headers.append((name, value))
 
         def on_headers_complete(self) -> None:
             version = self.parser.get_http_version()
-            seen = self.seen
-            is_plain = b"host" in seen and len(seen) == 1 and self.url[0] == _SLASH
-            if not is_plain or version != "1.1" or b"#" in self.url:
+            seen, url = self.seen, self.url
+            is_plain = b"host" in seen and len(seen) == 1 and url[0] == _SLASH
+            if not is_plain or version != "1.1" or b"#" in url:
                 self.check_head(version)
             if self.most or len(self.headers) > MOST_FIELDS:
                 self.check_size()
@@ -116,6 +124,13 @@ def mend(kind: Any, most: int) -> Any:  # noqa: C901 - that of five methods
 class _Counting(Polite):
     """Counts how much has come of a head that is not complete, and watches what it says."""
 
+    # CPython finds attributes quickly in an instance that has up to thirty of them. uvicorn's has
+    # 28, so ours are elsewhere; tests/servers/test_uvicorn.py counts them.
+    __slots__ = (
+        "begun", "given", "head", "head_timer", "most", "pieces", "refusal", "seen", "tail",
+        "taken", "unread_from",
+    )  # fmt: skip
+
     scope: Any
     headers: Any
     parser: Any
@@ -123,17 +138,21 @@ class _Counting(Polite):
     url: bytes
     expect_100_continue: bool
     ws_protocol_class: Any
-    head = 0
-    #: Its end, where the end of all may begin.
-    tail = b""
-    #: The longest that a head may be, once so much has come at once that one may be longer.
-    most = 0
-    #: Where in what has come the next request begins, if its parser has stopped before that.
-    unread_from = 0
-    #: How much came after the head, and how much of that was the body itself.
-    taken = given = 0
+    head: int
 
     def __init__(self, *args: Any, **named: Any) -> None:
+        #: How much has come of a head that is not complete, and its end, where the end of all may
+        #: begin.
+        self.head, self.tail = 0, b""
+        #: The longest that a head may be, once so much has come at once that one may be longer.
+        self.most = 0
+        #: Where in what has come the next request begins, if its parser has stopped before that.
+        self.unread_from = 0
+        #: How much came after the head, and how much of that was the body itself.
+        self.taken = self.given = 0
+        # As `Polite` has them.
+        self.head_timer = self.refusal = None
+        self.pieces = 0
         super().__init__(*args, **named)
         #: What the head says that is watched.
         self.seen: dict[bytes, bytes] = {}
@@ -156,11 +175,16 @@ class _Counting(Polite):
         is_answered = cycle is None or (cycle.response_complete and not cycle.more_body)
         return bytes(self.begun) if is_answered and not (self.pipeline or self.is_deaf) else b""
 
+    @property
+    def is_in_trailers(self) -> bool:
+        """Tell whether the fields that come now are behind a body."""
+        cycle = self.cycle
+        return cycle is not None and self.scope is cycle.scope
+
     def watch(self, name: bytes, value: bytes) -> bytes:
         """Answer the *value* of a field that matters, if it is good."""
-        cycle = self.cycle
-        if cycle is not None and self.scope is cycle.scope:
-            return value  # of a trailer
+        if self.is_in_trailers:
+            return value
         try:
             if name in SINGLE:
                 check_single(name, self.seen)
@@ -169,6 +193,8 @@ class _Counting(Polite):
             self.refusal = refusal
             raise
         note(self.seen, name, value)
+        if name == b"host" and len(value) < _LONGEST_HOST and len(KNOWN_HOSTS) < _MOST_HOSTS:
+            KNOWN_HOSTS.add(value)
         return value
 
     def check_head(self, version: str) -> None:

@@ -122,7 +122,6 @@ class Channel(channel.HTTPChannel):  # type: ignore[misc]
     _answered = 0.0
     # Whether its request was none, or too much of one, so that the rest of it may still come.
     _is_refused = False
-    _is_parting = False
     # What its client had still to take when it was last looked at, while there is more to send.
     _untaken = 0
 
@@ -191,16 +190,6 @@ class Channel(channel.HTTPChannel):  # type: ignore[misc]
             self._untaken = untaken(self.socket)
         return is_sent
 
-    def readable(self) -> bool:
-        return self._is_parting or bool(super().readable())
-
-    def handle_read(self) -> None:
-        if self._is_parting:
-            # What it said too late; it is given its time, but no more of it for that.
-            self.recv(self.adj.recv_bytes)
-        else:
-            super().handle_read()
-
     def handle_close(self) -> None:
         if not (self.will_close and self._begin_to_part()):
             super().handle_close()
@@ -222,7 +211,8 @@ class Channel(channel.HTTPChannel):  # type: ignore[misc]
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             return False  # it has left
-        self._is_parting, self.will_close, self.request = True, False, None
+        self.will_close, self.request = False, None
+        self.__class__ = Parting
         return True
 
     def service(self) -> None:
@@ -250,6 +240,21 @@ class Channel(channel.HTTPChannel):  # type: ignore[misc]
         if not isinstance(error, OSError):
             self.logger.error("a connection was lost: %r", error)
         self.cut()
+
+
+class Parting(Channel):
+    """One client that is told nothing more.
+
+    A class, since waitress asks all clients in every turn of its loop whether they are `readable`:
+    to look there whether this is one would cost the others more than their requests.
+    """
+
+    def readable(self) -> bool:
+        return True
+
+    def handle_read(self) -> None:
+        # What it said too late; it is given its time, but no more of it for that.
+        self.recv(self.adj.recv_bytes)
 
 
 def _speaks(sock: socket.socket) -> bool:

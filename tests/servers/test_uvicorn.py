@@ -238,6 +238,34 @@ def test_a_head_may_come_in_pieces_and_not_for_ever(host: Host, connect: Connect
     assert (told.status, told.closes) == (431, True)
 
 
+def test_a_connection_is_found_quickly(host: Host, connect: Connect) -> None:
+    """CPython gives up a short cut for more than thirty attributes; each request would pay."""
+    server = host()
+    client = connect(server)
+    assert client.get().status == 200
+    client.socket.sendall(post("/echo", b"hello")[:30])
+    (connection,) = server.httpserver._crowd
+    wait_for(lambda: connection.head)
+
+    assert len(vars(connection)) <= 30
+
+
+@pytest.mark.parametrize("first", ["", "Host: localhost"])
+def test_a_host_that_is_known_is_looked_at_again(host: Host, connect: Connect, first: str) -> None:
+    """There may be one in each request, and behind a body it says nothing about the next."""
+    client = connect(host())
+    assert client.get().status == 200
+    chunked = "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client.socket.sendall(f"{chunked}0\r\nHost: localhost\r\n\r\n".encode())
+    answer = begin(client)
+    answer.read()
+    assert answer.status == 200
+    lines = ["GET / HTTP/1.1", *filter(None, [first, first]), "", ""]
+    client.socket.sendall("\r\n".join(lines).encode())
+
+    assert begin(client).status == 400
+
+
 def test_a_huge_head_in_one_piece(host: Host, connect: Connect) -> None:
     """It was read whole, and the application does not see it all the same."""
     client = connect(host(max_header=2000))
