@@ -19,16 +19,11 @@ HERE = Path(__file__).parent
 def main() -> None:
     argv = [sys.executable, "-m", "sitebus"]
     sites = [subprocess.Popen([*argv, HERE / name]) for name in ("east.ini", "west.ini")]
-    try:
-        # Ctrl-C reaches them too.
-        with contextlib.suppress(KeyboardInterrupt):
-            for site in sites:
-                site.wait()
-    finally:
+    # Ctrl-C reaches them too, and they end in order.
+    with contextlib.suppress(KeyboardInterrupt):
         for site in sites:
-            site.terminate()
-        status = max(site.wait() for site in sites)
-    sys.exit(status)
+            site.wait()
+    sys.exit(max(site.wait() for site in sites))
 
 
 if __name__ == "__main__":

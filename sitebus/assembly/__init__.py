@@ -26,9 +26,7 @@ from sitebus.assembly import parts
 from sitebus.assembly.environment import prepare
 from sitebus.assembly.lifespans import LifespanKeeper
 from sitebus.assembly.startup import Startup
-from sitebus.config import TABLE, Configuration, Option, Override, Section, Table
-from sitebus.config.kinds import Choice
-from sitebus.config.options import Row
+from sitebus.config import TABLE, Configuration, Override, Section, Table
 from sitebus.config.relay import settings_of
 from sitebus.control import watching
 from sitebus.errors import (
@@ -65,7 +63,9 @@ def table() -> Table:
         server._replace(brings_by="adapter", brings=_adapters, families=tuple(servers.BUILT_IN))
     )
     known = plugin._replace(member=plugin_section, members=tuple(shelf.BUILT_IN))
-    return whole.with_section(known).with_section(_signals())
+    from sitebus.assembly import answers
+
+    return whole.with_section(known).with_section(answers.section())
 
 
 def plugin_section(name: str) -> Section | None:
@@ -80,20 +80,6 @@ def plugin_section(name: str) -> Section | None:
     said = (kind.__doc__ or "").partition("\n")[0]
     rows = (enabled, *kind.OPTIONS)
     return plugin._replace(rows=rows, help=said, free=False, opened_by="", member=plugin_section)
-
-
-def _signals() -> Section:
-    from sitebus.plugins.signals import ACTIONS, DEFAULTS
-    from sitebus.signalnames import NUMBERS, can_be_answered
-
-    def row(key: str) -> Row | None:
-        name = key.upper()
-        known = name in NUMBERS and can_be_answered(name)
-        said = f"What {name} does: {', '.join(ACTIONS)}."
-        return Option(key, Choice(*ACTIONS), DEFAULTS.get(name), said) if known else None
-
-    rows = tuple(filter(None, (row(name.lower()) for name in DEFAULTS)))
-    return Section("signals", rows, "What the process does about signals.", others=row)
 
 
 def _adapters(section: Section, name: str) -> Section:
@@ -123,6 +109,7 @@ class Role(NamedTuple):
         around: puts something between the servers and the site.
         lenient: whether a site that is reloaded is served even if it does not load: visitors are
             shown why. Otherwise somebody else serves, and this process ends.
+        relayed: whether it is a node of the relay that the site may have.
     """
 
     bridge: Callable[[Configuration, Engine], LogBridge] = parts.bridge
@@ -130,6 +117,7 @@ class Role(NamedTuple):
     supervised: bool = False
     around: Callable[[servers.Faces], servers.Faces] = lambda faces: faces
     lenient: bool = True
+    relayed: bool = True
 
 
 #: The one process of a site that has no others.
@@ -391,7 +379,7 @@ def _plugins(assembly: Assembly) -> Iterator[Any]:
     if not assembly.role.supervised:
         from sitebus.control import from_configuration
 
-        if settings_of(configuration) is not None:
+        if assembly.role.relayed and settings_of(configuration) is not None:
             from sitebus.relay.configured import from_configuration as relayed
 
             yield from relayed(configuration, engine)

@@ -137,7 +137,8 @@ class Drafts:
     def _headless(self, source: Source) -> None:
         """Say once what every line of a file would say: it is something else altogether."""
         origin = Origin(source.name, source.tokens[0].line)
-        self.problem(origin, "the file has no [section]; a site.ini begins with one")
+        first = next(iter(self.table.kinds))
+        self.problem(origin, f"the file has no [section]; it begins with one, such as [{first}]")
 
     def _open(self, kind: str, name: str, origin: Origin) -> Draft | None:
         """Answer a draft for a heading; None when there is no such section to check it by."""
@@ -231,7 +232,7 @@ class Drafts:
         if section is None:
             return self._open(kind, name, origin)
         several = [draft for (each, _), draft in self.known.items() if each == kind]
-        if not name and section.default_name is not None and not section.single and several:
+        if not name and section.default_name and not section.single and several:
             return self._only(kind, section.default_name, several, origin)
         try:
             draft = open_draft(section, name, origin)

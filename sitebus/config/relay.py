@@ -337,10 +337,16 @@ def _instead(name: str) -> str:
     return "; name channels of the application"
 
 
+#: Why commands need keys where no system says who connects.
+ANYBODY = "anybody on this machine could call itself a node that may give commands"
+
 _NO_KEYS = (
     " is beyond this machine, and without keys anybody could read along and join in; make some "
     "with sitebus-ctl relay keygen, and say keys = their directory"
 )
+
+
+_NO_NAMES = f", and {ANYBODY}; make some with sitebus-ctl relay keygen, or use unix:/run/relay.sock"
 
 
 def _keys_beyond_this_machine(configuration: Configuration) -> Iterator[Problem]:
@@ -353,6 +359,10 @@ def _keys_beyond_this_machine(configuration: Configuration) -> Iterator[Problem]
         for address, key in [(each, "bind") for each in told.get("bind", ())] + peers:
             if not is_on_this_machine(address):
                 yield Problem(told.value(key).origin, f"{key}: {address}{_NO_KEYS}")
+            elif address.startswith("tcp:"):
+                for rule in _rules(configuration):
+                    yield Problem(rule.origin, f"{rule.title}: {address} has no keys{_NO_NAMES}")
+                break
         return
     for peer in told.get("peers", ()):
         if peer.name is None and peer.address.startswith("tcp:"):

@@ -143,7 +143,7 @@ def _spelt(value: object) -> str:
 
 def _unused(configuration: Configuration) -> Iterator[str]:
     """What speaks for itself is asked for its words; what is on by itself, whether it was said."""
-    for kind in ("server", "signals", "control"):
+    for kind in ("server", "signals", "control", "relay"):
         yield from (each.title for each in configuration.several(kind) if _is_said(each))
     if configuration.one("workers")["count"] != 0:
         yield "[workers]"

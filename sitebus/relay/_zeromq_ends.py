@@ -18,6 +18,9 @@ from sitebus.sockets.addresses import Address
 _CONNECT = 2000
 #: Milliseconds; a day.
 _NEVER = 86_400_000
+#: Connections that have said nothing: for one more the oldest goes. Who speaks as a peer does so
+#: within milliseconds, so those who do not keep no peer out, nor take all descriptors.
+MOST_STRANGERS = 200
 #: Says that the one who listens wants no more of the connection.
 _CLOSED = b""
 
@@ -30,6 +33,9 @@ class Bound(Wire):
         #: The connections there are, by the descriptor each has in libzmq, and where it leads.
         self._accepted: dict[int, str] = {}
         self._descriptors: dict[Line, int] = {}
+        #: Descriptors of those that have said nothing, or are not listened to any more.
+        self._strangers: dict[int, None] = {}
+        self._ports: set[int] = set()
         self._failure = ""
         super().__init__(room, zmq.ROUTER)
 
@@ -38,6 +44,7 @@ class Bound(Wire):
         self.socket.setsockopt(zmq.IPV6, ":" in place.host)
         self.socket.bind(f"tcp://{place}")
         port = self.socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
+        self._ports.add(int(port))
         return place._replace(port=int(port))
 
     def drop(self, line: Line) -> None:
@@ -46,6 +53,8 @@ class Bound(Wire):
             with suppress(zmq.ZMQError):
                 self._put(line, _CLOSED)
         self._forget(line)
+        if line in self._descriptors:
+            self._strangers[self._descriptors[line]] = None
         self._settle()
 
     def _equip(self) -> None:
@@ -105,12 +114,16 @@ class Bound(Wire):
         line = Line(self, name, self._accepted[fd] or str(frame.get("Peer-Address")), peer)
         self._lines[peer] = line
         self._descriptors[line] = fd
+        self._strangers.pop(fd, None)
         self.room.tell(self.room.hearer.joined, line)
         return line
 
     def _happened(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
             self._accepted[value] = _address_of(value)
+            self._strangers[value] = None
+            if len(self._strangers) > MOST_STRANGERS:
+                self._turn_out(next(iter(self._strangers)))
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             self._failure = "it does not speak as a peer with a key does"
             if self.room.settings.keys is None:
@@ -118,8 +131,19 @@ class Bound(Wire):
         elif event == zmq.EVENT_DISCONNECTED:
             self._disconnected(value)
 
+    def _turn_out(self, fd: int) -> None:
+        del self._strangers[fd]
+        # To close it is libzmq's business; which may have done so, and it is somebody else's now.
+        with suppress(OSError), _own(fd) as sock:
+            if sock.getsockname()[1] in self._ports:
+                sock.shutdown(socket.SHUT_RDWR)
+        who = self._accepted.get(fd, "").rpartition(":")[0]
+        why = f"more than {MOST_STRANGERS} connections do not say who they are"
+        self.room.refused(who or "somebody", why)
+
     def _disconnected(self, fd: int) -> None:
         who = self._accepted.pop(fd, "")
+        self._strangers.pop(fd, None)
         failure, self._failure = self._failure, ""
         if failure:
             self.room.refused(who or "somebody", failure)
@@ -242,8 +266,22 @@ _FAILURES: dict[int, str] = {
 def _address_of(fd: int) -> str:
     """Answer where a connection of libzmq's leads, for people; it may be gone again."""
     try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
+        with _own(fd) as sock:
             host, port = sock.getpeername()[:2]
     except OSError:
         return ""
     return str(Address("tcp", host, port))
+
+
+def _own(fd: int) -> socket.socket:
+    """Answer a descriptor of libzmq's as a socket of our own, which is closed as such.
+
+    Raises:
+        OSError: It is gone, or is none any more.
+    """
+    number = os.dup(fd)
+    try:
+        return socket.socket(fileno=number)
+    except OSError:
+        os.close(number)
+        raise

@@ -54,6 +54,12 @@ class Answering:
             first = failures.exceptions[0]
             tell(calls.error(f"{type(first).__name__}: {first}"))
             return
+        except SitebusError as error:  # there are no workers just now
+            tell(calls.error(str(error)))
+            return
+        except BaseException as error:  # a listener has called sys.exit()
+            tell(calls.error(repr(error)))
+            raise
         try:
             tell(calls.result(found))
         except (TypeError, ValueError, SitebusError) as error:
@@ -69,13 +75,14 @@ class Answering:
 
     def obey(self, envelope: Envelope, tell: Answer) -> None:
         """Do what a command says, in a thread of its own: it may take long, and end this one."""
-        self._bus.log(f"Bus {envelope.ch}: {envelope.src} asked for it")
         work = threading.Thread(
-            target=self._obey, args=(envelope.ch, tell), name="sitebus relay command", daemon=True
+            target=self._obey, args=(envelope, tell), name="sitebus relay command", daemon=True
         )
         work.start()
 
-    def _obey(self, command: str, tell: Answer) -> None:
+    def _obey(self, envelope: Envelope, tell: Answer) -> None:
+        command = envelope.ch
+        self._bus.log(f"Bus {command}: {envelope.src} asked for it")
         if command in _LAST:
             tell(calls.result([]))
         try:

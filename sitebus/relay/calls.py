@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sitebus.errors import RelayNoAnswer, RelayRemoteError
+from sitebus.relay.patterns import Patterns
+from sitebus.relay.peers import PeerPicture
 
 Answers = dict[str, Any]
 
@@ -69,6 +71,31 @@ class Question:
             return told["result"]
         reason = told.get("error") if isinstance(told, Mapping) else None
         return RelayRemoteError(node, self.channel, str(reason or "it said nothing of use"))
+
+
+def question(
+    channel: str, peers: Iterable[PeerPicture], nodes: Iterable[str] | None
+) -> tuple[Question, tuple[str | None, ...]]:
+    """Answer a question, and to whom it is to be sent: to some nodes, or, by None, to all.
+
+    Args:
+        channel: What is asked.
+        peers: Those that are known.
+        nodes: The nodes that are asked; None for all that want the channel.
+    """
+    there = [each for each in peers if each.state != "down"]
+    has_hub = any(each.hub for each in there)
+    if nodes is None:
+        wanted = (each for each in there if each.state == "up" and not each.hub)
+        takers = (each.node for each in wanted if channel in Patterns(each.wants))
+        return Question(channel, takers, has_hub), (None,)
+    asked = tuple(dict.fromkeys(nodes))
+    found = Question(channel, asked, False)
+    ways = asked if has_hub else {each.node for each in there}
+    for node in asked:
+        if node not in ways:
+            found.lose(node, "it is not connected")
+    return found, tuple(node for node in asked if node in ways)
 
 
 class Questions:

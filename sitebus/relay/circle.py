@@ -21,8 +21,9 @@ from sitebus.relay.spreading import Spreading, concerning, sources
 from sitebus.relay.telling import Telling, plain
 from sitebus.relay.transport import Connection
 
-#: Nodes that are known at a time.
+#: Nodes that are known at a time, and connections to each.
 MOST_PEERS = 1000
+MOST_LANES = 8
 
 
 class Circle:
@@ -104,7 +105,7 @@ class Circle:
             if "is" in message:
                 self._say(lane, message)
             elif peer is not None:
-                self._intake.take(peer, envelope(message), len(data))
+                self._intake.take(peer, envelope(message), data)
             elif not lane.own:
                 raise BadEnvelope("it came before a hello")
         except BadEnvelope as error:
@@ -133,7 +134,7 @@ class Circle:
         self.positions.settle()
         self._intake.passing.settle()
         self._intake.due(now)
-        self._tell_drops()
+        self._tell_sums()
 
     def rewant(self, wants: Patterns) -> None:
         """Want something else from now on, and tell the peers."""
@@ -144,7 +145,7 @@ class Circle:
 
     def bye(self) -> None:
         """Take leave of everybody."""
-        self._tell_drops()
+        self._tell_sums()
         for connection in list(self._lanes):
             connection.send(talk.bye())
 
@@ -190,6 +191,9 @@ class Circle:
             peer.rival, peer.rival_since = lane.connection.address, lane.heard
             self._send_away(lane.connection, f"another node is called {hello.node}")
             return
+        if len(peer.lanes) >= MOST_LANES:
+            self._turn_away(lane, peer.name, f"it has {MOST_LANES} connections already")
+            return
         if peer.ep != hello.ep:
             peer.renew(hello.ep)
         lane.peer = peer
@@ -221,7 +225,8 @@ class Circle:
         if not peer.up:
             peer.up = True
             self._telling.tell("relay.peer", peer.name, "up")
-        if told.no == self._intake.no:
+        if told.no == self._intake.no != peer.synced_no:
+            peer.synced_no = told.no
             self._telling.tell("relay.synced", peer.name)
 
     def _beats(self, lane: Lane, message: Mapping[str, Any]) -> None:
@@ -348,7 +353,8 @@ class Circle:
             # It must know how far streams have come, be it later.
             peer.sync = peer.sync or Sync(iter(()))
 
-    def _tell_drops(self) -> None:
+    def _tell_sums(self) -> None:
+        self._telling.beat()
         for peer in self._peers.values():
             if peer.dropped > peer.told:
                 self._telling.drop(peer.name, peer.dropped - peer.told)

@@ -22,13 +22,17 @@ class Dispatcher:
     Args:
         name: The thread's.
         on_error: Is told of what a piece of work raised; the next one is done all the same.
+        most: How many pieces of work may wait before `offer` refuses more.
 
     Attributes:
         lost: How many pieces of work `offer` has refused.
     """
 
-    def __init__(self, name: str, on_error: Callable[[BaseException], object]) -> None:
+    def __init__(
+        self, name: str, on_error: Callable[[BaseException], object], most: int = MOST
+    ) -> None:
         self.lost = 0
+        self._most = most
         self._name = name
         self._on_error = on_error
         #: One for each life: what ends a life that takes its time must not end the next one.
@@ -52,7 +56,7 @@ class Dispatcher:
 
         For what others send, who may send more than listeners can take.
         """
-        if self._queue.qsize() >= MOST:
+        if self._queue.qsize() >= self._most:
             self.lost += 1
             return False
         self.post(work)

@@ -150,7 +150,7 @@ def parse(data: bytes) -> dict[str, Any]:
     if len(data) > LIMIT:
         raise BadEnvelope(f"it has more than {LIMIT} bytes")
     try:
-        message = _DECODER.decode(data.decode())
+        message = _read(data.decode())
     except (ValueError, RecursionError) as error:
         raise BadEnvelope("it is no JSON") from error
     if not isinstance(message, dict):
@@ -186,10 +186,33 @@ def envelope(message: dict[str, Any]) -> Envelope:
         get("keep", False),
         get("base", 0),
     )
-    wrong = _wrong_in(found)
-    if wrong:
+    if not _is_plain(found) and (wrong := _wrong_in(found)):
         raise BadEnvelope(f"its field {wrong!r} is missing or wrong")
     return found
+
+
+def _is_plain(found: tuple[Any, ...]) -> bool:
+    """Tell whether all is as it must be in a message as most are; if not, it may be all the same.
+
+    What it lets pass the tests below let pass: they take twice as long, for every message.
+    """
+    id_, src, ep, ch, seq, ts, args, kw, re, hops, ret, to, call, keep, base = found
+    return (
+        type(id_) is type(src) is type(ep) is type(ch) is str
+        and type(seq) is type(hops) is type(base) is int
+        and type(ts) is float
+        and type(args) is list
+        and type(kw) is dict
+        and re is to is call is None
+        and type(ret) is type(keep) is bool
+        and 0 < len(id_) <= _LONGEST_ID
+        and 0 < len(src) <= LONGEST_NAME
+        and 0 < len(ep) <= LONGEST_NAME
+        and 0 < len(ch) <= LONGEST_NAME
+        and f"{src}{ep}{ch}".isprintable()
+        and 0 <= base < seq <= _HIGHEST
+        and 0 <= hops <= _HIGHEST
+    )
 
 
 def _wrong_in(found: Envelope) -> str:
@@ -231,6 +254,16 @@ def _float(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_float)
+_scan: Callable[[str, int], tuple[object, int]] = vars(_DECODER)["scan_once"]
+
+
+def _read(text: str) -> object:
+    # What `decode` does if there is white space around it, at half the cost if there is none.
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _DECODER.decode(text)
 
 
 def _is_deep(data: bytes, value: object) -> bool:

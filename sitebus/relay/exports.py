@@ -44,11 +44,15 @@ class Exports(Plugin):
         self, bus: Engine, channels: Iterable[str], send: Send, *, also: Iterable[str] = ()
     ) -> None:
         super().__init__(bus)
-        self.channels = frozenset(channels)
         self._also = tuple(map(Pattern, also))
-        self._patterns = tuple(map(Pattern, sorted(self.channels)))
         self._send = send
         self._coming: set[tuple[int, str]] = set()
+        self.name(channels)
+
+    def name(self, channels: Iterable[str]) -> None:
+        """Name the channels, as far as they were not known before; not while it listens."""
+        self.channels = frozenset(channels)
+        self._patterns = tuple(map(Pattern, sorted(self.channels)))
 
     def subscribe(self) -> None:
         """Overhear every exported channel."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, overload
 
 from sitebus.relay.calls import Answers
+from sitebus.relay.envelope import check_name
 from sitebus.relay.patterns import Patterns
 from sitebus.relay.publisher import Publisher
 from sitebus.relay.subscriber import Audience, Ear, Subscriber
@@ -46,6 +47,10 @@ class Face:
 
         Args:
             channels: A channel, or a pattern such as ``cache.*``, or several of them.
+
+        Raises:
+            BadName: One of them is no pattern.
+            TooManyWants: With these there are more than peers take.
         """
         if channels is not None:
             return self.subscriber(channels)
@@ -55,6 +60,8 @@ class Face:
     def subscriber(self, channels: str | Iterable[str]) -> Subscriber:
         """Do as `subscribe` does with channels."""
         wanted = Patterns((channels,) if isinstance(channels, str) else channels)
+        for each in wanted:
+            check_name("pattern", each)
         subscriber = self._audience.subscriber(wanted)
         self.join(subscriber)
         return subscriber
@@ -76,12 +83,13 @@ class Face:
 
         It returns when all have answered that import the channel. Behind a hub there may be others,
         of whom nothing is known: then it takes all of *timeout*, unless *nodes* says who they are.
+        With *nodes* nobody else hears it.
 
         Args:
             channel: A channel that the other nodes import, or a command that they take.
             args: JSON, as all that travels.
             timeout: Seconds to wait for them all.
-            nodes: Those that are to answer; all that import the channel if left out.
+            nodes: Those that are asked; all that import the channel if left out.
             kwargs: Named values; JSON.
 
         Returns:
@@ -92,6 +100,7 @@ class Face:
             NotJson: It holds what JSON cannot say; a TypeError.
             MessageTooLarge: It has more than 256 kB of JSON.
             RelayStopped: The relay does not run.
+            RelayRefused: The supervisor of this worker says why it cannot be.
             WouldDeadlock: This is the thread that answers would have to come in.
         """
         return self._call(channel, args, kwargs, timeout, None if nodes is None else tuple(nodes))

@@ -80,14 +80,14 @@ class Intake:
         self.no += 1
         return not self._hub
 
-    def take(self, peer: Peer, envelope: Envelope, size: int) -> None:
-        """Take a message.
+    def take(self, peer: Peer, envelope: Envelope, data: bytes) -> None:
+        """Take a message, which came as *data*.
 
         Raises:
             BadEnvelope: This peer may not send it.
         """
-        if envelope.src == self._node:
-            return
+        if envelope.src == self._node and peer.trusted:
+            return  # it has come round
         account = self._account_for(peer, envelope)
         if account is None:
             return
@@ -99,12 +99,17 @@ class Intake:
         if lost:
             self._lose(account, stream, lost)
         if envelope.keep:
-            self.retained.put(envelope, size)
+            self._retain(envelope, data)
         if self._hub:
             self.passing.moved(account, (stream,))
             self._pass_on(account, envelope, peer)
         if envelope.to == self._node or (envelope.to is None and envelope.ch in self.wants):
             self._receive(envelope)
+
+    def _retain(self, envelope: Envelope, data: bytes) -> None:
+        # A replay of what nobody asked for is kept for nobody.
+        if envelope.to is None and envelope.ch in self.told_wants:
+            self.retained.put(envelope.src, envelope.ch, data)
 
     def told(self, peer: Peer, told: Told) -> None:
         """Take a beat: how far streams have come."""

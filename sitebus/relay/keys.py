@@ -97,12 +97,13 @@ class Keys:
                 return name
         return None
 
-    def _state(self) -> tuple[int, int] | None:
+    def _state(self) -> object:
+        """Answer what changes with any of the files, also with one that is written over."""
         try:
-            found = self._directory.stat()
+            with os.scandir(self._directory) as entries:
+                return {each.name: _version(each) for each in entries}
         except OSError:
             return None
-        return (found.st_ino, found.st_mtime_ns)
 
 
 def load(directory: str | os.PathLike[str], node: str) -> Keys:
@@ -150,6 +151,14 @@ def generate(directory: str | os.PathLike[str], node: str) -> tuple[Path, Path, 
     return secret_path, public_path, public
 
 
+def _version(entry: os.DirEntry[str]) -> object:
+    try:
+        found = entry.stat()
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
 def _checked(node: str) -> str:
     if not _NAME.fullmatch(node):
         raise BadName("node", node, "its keys are in a file of that name (letters, digits, . _ -)")
@@ -178,10 +187,15 @@ def _write(path: Path, text: str, mode: int) -> None:
         raise CannotWriteKey(path, "it is there already, and may be in use") from error
     except OSError as error:
         raise CannotWriteKey(path, _reason(error)) from error
-    with os.fdopen(fd, "w") as file:
-        # A umask may have taken more from it than others may not have.
-        os.fchmod(fd, mode)
-        file.write(text)
+    try:
+        with os.fdopen(fd, "w") as file:
+            # A umask may have taken more from it than others may not have.
+            os.fchmod(fd, mode)
+            file.write(text)
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink()
+        raise CannotWriteKey(path, _reason(error)) from error
 
 
 def _reason(error: OSError) -> str:
@@ -198,7 +212,7 @@ def _peers(folder: Path, *, lenient: bool = False) -> Iterator[tuple[str, bytes]
             continue
         try:
             pair = _read(path)
-        except BadRelayKey:
+        except (BadRelayKey, UnsafeRelayKey):
             if lenient:
                 continue
             raise
@@ -229,6 +243,8 @@ def _read(path: Path, *, private: bool = False) -> Pair | None:
             raise BadRelayKey(path, "it is no file")
         if private:
             _check_owned(path, found, 0o077, f"chmod 600 {path}")
+        else:
+            _check_owned(path, found, 0o022, f"chmod go-w {path}")
         return _pair_in(path, file.read(_LARGEST))
 
 

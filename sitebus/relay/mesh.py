@@ -16,7 +16,8 @@ from typing import Any
 from sitebus.errors import TooManyWants
 from sitebus.relay import talk
 from sitebus.relay.circle import Circle
-from sitebus.relay.envelope import Envelope, check_name, parts_of
+from sitebus.relay.envelope import Envelope, check_name, parse, parts_of
+from sitebus.relay.envelope import envelope as read
 from sitebus.relay.intake import Intake, Receive
 from sitebus.relay.outgoing import Outgoing
 from sitebus.relay.patterns import NONE, Patterns
@@ -187,7 +188,8 @@ class Mesh:
             counter = self._wanted + Counter(texts)
             if len(counter) > talk.MOST_WANTS:
                 raise TooManyWants(len(counter), talk.MOST_WANTS)
-            talk.wants(Patterns(counter), 0)
+            # The longest of what is said with them.
+            talk.hello(talk.Hello(self.node, self.epoch, Patterns(counter), 2**53, False))
             self._wanted = counter
         self._poller.call_soon(self._rewant)
 
@@ -231,7 +233,7 @@ class Mesh:
             self._circle.positions.move(stream, mark)
             self._telling.tx += 1
             if envelope.keep:
-                self._intake.retained.put(envelope, len(data))
+                self._intake.retained.put(self.node, envelope.ch, data)
             if envelope.to is None:
                 self._spreading.spread(envelope, data)
             else:
@@ -249,7 +251,8 @@ class Mesh:
 
     def _send_to(self, node: str, envelope: Envelope, data: bytes) -> None:
         if node == self.node:
-            self._receive(envelope)
+            # As any other gets it: what was sent is not changed by what the sender does with it.
+            self._receive(read(parse(data)))
         elif self._spreading.audience(envelope.ch, node):
             self._spreading.spread(envelope, data)
         else:

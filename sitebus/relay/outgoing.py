@@ -53,6 +53,8 @@ class Outgoing:
         self._ring = ring
         self._head = f'{{"v":{VERSION},"src":{json.dumps(node)},"ep":"{epoch}","hops":{HOPS},'
         self._room = len(json.dumps(node)) + _NUMBERS
+        self._name = f"{node}-{epoch}-"
+        self._quoted_name = json.dumps(self._name)[:-1]
         # Reentrant: what is finalized while it is held may want to send.
         self._lock = threading.RLock()
         self._numbers = Numbers()
@@ -171,7 +173,7 @@ class Outgoing:
         mark = self._numbers.following(stream)
         self._numbers.use(stream, mark)
         self._count += 1
-        name = f"{self._node}-{self._epoch}-{self._count}"
+        name = f"{self._name}{self._count}"
         envelope = Envelope(
             name, self._node, self._epoch, blank.ch, mark.number, blank.ts, blank.args, blank.kw,
             blank.re, HOPS, False, blank.to, blank.call, blank.keep, mark.base,
@@ -181,7 +183,8 @@ class Outgoing:
             self._spilled[stream] = (mark, count + 1)
             return envelope
         base = f'"base":{mark.base},' if mark.base else ""
-        numbers = f'"id":{json.dumps(name)},"seq":{mark.number},"ts":{blank.ts:.6f},{base}'
+        id_ = f'{self._quoted_name}{self._count}"'
+        numbers = f'"id":{id_},"seq":{mark.number},"ts":{blank.ts:.6f},{base}'
         data = f"{head}{numbers}".encode() + body
         self._queue.append(Item(envelope, stream, mark, data))
         self._in += len(data)

@@ -96,6 +96,7 @@ class Peer:
         trusted: It is a hub that this node was told to believe.
         rival: Where from another node of this name has tried to connect, and when.
         gathered: How far streams had come, of an answer whose last part has not come.
+        synced_no: The number of the wants by which it has said that it sends what is wanted.
     """
 
     def __init__(self, name: str, *, trusted: bool) -> None:
@@ -110,6 +111,7 @@ class Peer:
         self.sync: Sync | None = None
         self.rival, self.rival_since = "", 0.0
         self.gathered: dict[tuple[str, str, int], dict[str, Mark]] = {}
+        self.synced_no = -1
         self.sent = self.received = self.lost = self.dropped = self.bad = 0
         #: Of those dropped, how many were told of.
         self.told = 0
@@ -138,6 +140,7 @@ class Peer:
         self.sync = None
         self.rival = ""
         self.gathered = {}
+        self.synced_no = -1
 
     @property
     def leads_on(self) -> bool:

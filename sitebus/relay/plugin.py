@@ -17,11 +17,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from sitebus.config.channels import is_own
 from sitebus.config.relay import (
+    ANYBODY,
     HIGH_WATER,
     PeerEntry,
     is_on_this_machine,
@@ -34,10 +37,11 @@ from sitebus.plugins import Plugin, call_off, listens
 from sitebus.process import Engine, Priority
 from sitebus.relay import calls
 from sitebus.relay.answering import Answering
-from sitebus.relay.calls import Answers, Question, Questions
+from sitebus.relay.calls import Answers, Questions
 from sitebus.relay.exports import Exports
 from sitebus.relay.face import Face
 from sitebus.relay.patterns import Patterns
+from sitebus.relay.picture import COUNTS, RelayPicture
 from sitebus.relay.policy import Policy
 from sitebus.relay.ports import doubts_about
 from sitebus.relay.running import Denials, Plan, Running
@@ -54,27 +58,6 @@ __all__ = ["DEFAULT_ADDRESS", "Relay", "RelayPicture"]
 BEGIN = Priority.PIDFILE + 1
 #: Almost at the end: what others say on exit is still sent.
 END = 95
-
-#: What is counted: messages sent and received, known to be lost, dropped, and refused.
-COUNTS = ("tx", "rx", "gap", "drop", "bad")
-
-
-class RelayPicture(NamedTuple):
-    """A relay as it was at one moment.
-
-    Attributes:
-        node: Its name.
-        epoch: Of this life; empty while it does not run.
-        addresses: Where others connect.
-        peers: The other nodes, each with how it stands.
-        counts: By name, see `COUNTS`.
-    """
-
-    node: str
-    epoch: str
-    addresses: tuple[str, ...]
-    peers: tuple[PeerPicture, ...]
-    counts: Mapping[str, int]
 
 
 class Relay(Face, Plugin):
@@ -202,6 +185,8 @@ class Relay(Face, Plugin):
         for address in (*self._plan.bind, *(peer.address for peer in self._plan.peers)):
             if not is_on_this_machine(address):
                 raise KeysNeeded(address)
+            if self._policy.commands and address.startswith("tcp:"):
+                raise KeysNeeded(address, ANYBODY, "unix:/run/relay.sock")
         return None
 
     @listens("start", priority=BEGIN)
@@ -316,7 +301,7 @@ class Relay(Face, Plugin):
         return running is not None and running.flush(timeout)
 
     def _export(self, channel: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if self._running is not None:  # before its start and after its end nobody is there
+        with suppress(RelayStopped):  # before its start and after its end nobody is there
             self._send(channel, args, kwargs)
 
     def put(self, channel: str, args: tuple[Any, ...]) -> None:
@@ -329,9 +314,10 @@ class Relay(Face, Plugin):
         running = self._running
         if running is None:
             raise RelayStopped(channel)
-        retain = "re" not in more and channel in self._plan.retain
+        # What was asked or commanded once is not asked again of whoever comes later.
+        retain = not more and channel in self._plan.retain and not is_own(channel)
         envelope = running.mesh.send(channel, args, kwargs, retain=retain, **more)
-        if "re" not in more and self._audience.has_ear_for(channel):
+        if "to" not in more and self._audience.has_ear_for(channel):
             # As others get it: what is in it now is not changed by who goes on with it.
             copy = json.loads(json.dumps({"args": envelope.args, "kw": envelope.kw}))
             self._audience.hear(envelope._replace(**copy))
@@ -349,27 +335,28 @@ class Relay(Face, Plugin):
             raise RelayStopped(channel)
         if running.is_current:
             raise WouldDeadlock("relay.call", "a thread of its own", "the relay's own threads")
-        up = [peer for peer in running.mesh.peers() if peer.state == "up"]
-        wanted = nodes if nodes is not None else tuple(
-            peer.node for peer in up if not peer.hub and channel in Patterns(peer.wants)
-        )  # fmt: skip
-        beyond = nodes is None and any(peer.hub for peer in up)
-        question = Question(channel, wanted, beyond)
+        question, receivers = calls.question(channel, running.mesh.peers(), nodes)
         call = f"{self.node}-{running.mesh.epoch}-{os.urandom(8).hex()}"
         self._questions.add(call, question)
         try:
-            self._send(channel, args, kwargs, call=call)
+            for node in receivers:
+                told = {"call": call} if node is None else {"call": call, "to": node}
+                self._send(channel, args, kwargs, **told)
             return question.wait(timeout)
         finally:
             self._questions.remove(call)
 
     def answer(self, envelope: Envelope, value: Any) -> None:
         """Answer a call that a subscriber got; see `Face`."""
-        self._tell(envelope, calls.result(value))
+        self._reply(envelope, calls.result(value))
 
-    def _tell(self, envelope: Envelope, told: Mapping[str, Any]) -> None:
+    def _reply(self, envelope: Envelope, told: Mapping[str, Any]) -> None:
         if envelope.call is not None:
             self._send(envelope.ch, (told,), {}, to=envelope.src, re=envelope.call)
+
+    def _tell(self, envelope: Envelope, told: Mapping[str, Any]) -> None:
+        with suppress(RelayStopped):  # who asked is told that this node is gone
+            self._reply(envelope, told)
 
     def join(self, ear: Ear) -> None:
         """Have an ear hear what is sent on its channels, until it is told to `leave`.
@@ -415,9 +402,10 @@ class Relay(Face, Plugin):
     def _admit(self, envelope: Envelope, running: Running) -> None:
         tell = partial(self._tell, envelope)
         if self._answering.is_command(envelope.ch):
-            running.answers.post(lambda: self._answering.obey(envelope, tell))
+            self._answering.obey(envelope, tell)
         elif envelope.call is not None:
-            running.answers.post(lambda: self._answering.answer(envelope, tell))
+            if not running.answers.offer(lambda: self._answering.answer(envelope, tell)):
+                tell(calls.error("too many questions wait there"))
         else:
             running.offer(lambda: self._answering.publish(envelope))
 
@@ -434,15 +422,15 @@ class Relay(Face, Plugin):
 
     # What subscribers here want; any thread may.
 
-    def _want(self, channels: Patterns) -> None:
+    def _want(self, ear: Ear) -> None:
         running = self._running
         if running is not None:
-            running.mesh.want(channels)
+            running.mesh.want(ear.channels)
 
-    def _unwant(self, channels: Patterns) -> None:
+    def _unwant(self, ear: Ear) -> None:
         running = self._running
         if running is not None:
-            running.mesh.unwant(channels)
+            running.mesh.unwant(ear.channels)
 
     def _missed(self) -> None:
         running = self._running

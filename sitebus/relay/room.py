@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sitebus.errors import MessageTooLarge
+from sitebus.relay.envelope import check_name
 from sitebus.relay.frames import LIMIT, dump
 
 #: What an envelope adds at most to channel, values and named values.
@@ -19,9 +20,11 @@ def check_room(channel: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """Make sure that a message fits into an envelope of the relay.
 
     Raises:
+        BadName: No channel is called so.
         NotJson: It holds what JSON cannot say; a TypeError.
         MessageTooLarge: It does not fit.
     """
+    check_name("channel", channel)
     size = len(dump({"ch": channel, "args": list(args), "kw": dict(kwargs)}))
     if size > LIMIT - ENVELOPE:
         raise MessageTooLarge(size, LIMIT - ENVELOPE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,8 +72,8 @@ class Running:
         self._plan = plan
         self._news = news
         self.addresses: tuple[str, ...] = ()
-        self.messages = Dispatcher("sitebus relay messages", self._failed)
-        self.answers = Dispatcher("sitebus relay answers", self._failed)
+        self.messages = Dispatcher("sitebus relay messages", self._failed, plan.high_water)
+        self.answers = Dispatcher("sitebus relay answers", self._failed, plan.high_water)
         self._losses = Losses(self.messages.post, self._tell_loss)
         self._poller = Poller("sitebus relay mesh", self._stumbled)
         self.mesh = Mesh(
@@ -85,7 +86,6 @@ class Running:
             beat=plan.heartbeat,
             patience=SILENT_BEATS * plan.heartbeat,
             high_water=plan.high_water,
-            retain=plan.retain,
         )
         for each in wants:
             self.mesh.want(each)
@@ -133,20 +133,22 @@ class Running:
         return self._poller.is_current or self.messages.is_current or self.answers.is_current
 
     def between_messages(self, work: Work) -> None:
-        """Do *work* while nothing is received."""
+        """Do *work* while nothing is received; raises what that raises."""
         if self._poller.is_current:
             work()
             return
-        done = threading.Event()
+        done: Future[None] = Future()
 
         def do() -> None:
             try:
                 work()
-            finally:
-                done.set()
+            except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
         if self._poller.call_soon(do):
-            done.wait()
+            done.result()
 
     def flush(self, timeout: float) -> bool:
         """Wait until what was sent before has been handed on; tell whether it has."""

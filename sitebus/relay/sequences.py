@@ -187,8 +187,8 @@ class Account:
         high = self._marks.get(stream, 0)
         if mark.number <= high or (not high and not self._begins(stream, mark.base)):
             return 0
-        if until:
-            held = self._held.get(stream)
+        held = self._held.get(stream)
+        if until and (held or len(self._held) < self._most):
             first, due = (held.first, held.due) if held else (mark, until)
             self._held[stream] = _Held(first, due, mark, until)
             return 0

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -87,11 +88,14 @@ class Subscriber:
 
         try:
             async with asyncio.timeout(timeout):
-                await self._arrival()
+                while True:
+                    await self._arrival()
+                    with self._changed:
+                        # Somebody else may have been quicker.
+                        if self._waiting or self._closed:
+                            return self._take(envelope)
         except TimeoutError:
-            pass
-        with self._changed:
-            return self._take(envelope)
+            return None
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -122,6 +126,7 @@ class Subscriber:
             if self._closed:
                 return
             self._closed = True
+            self._changed.notify_all()
             self._wake()
         self._on_close(self)
 
@@ -169,7 +174,8 @@ class Subscriber:
         arrived = asyncio.Event()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(arrived.set)
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(arrived.set)
 
         with self._changed:
             if self._waiting or self._closed:
@@ -208,7 +214,7 @@ class Audience:
 
     Args:
         most: How many messages may wait for each.
-        want: Has messages of some channels sent here from now on.
+        want: Has the messages that an ear wants sent here from now on.
         unwant: Undoes that.
         lost: Is told of each message that a subscriber had no room for.
     """
@@ -216,8 +222,8 @@ class Audience:
     def __init__(
         self,
         most: int,
-        want: Callable[[Patterns], object],
-        unwant: Callable[[Patterns], object],
+        want: Callable[[Ear], object],
+        unwant: Callable[[Ear], object],
         lost: Callable[[], object],
     ) -> None:
         self._most = most
@@ -239,7 +245,7 @@ class Audience:
 
     def join(self, ear: Ear) -> None:
         """Have an ear hear from here on."""
-        self._want(ear.channels)
+        self._want(ear)
         with self._lock:
             self._ears = (*self._ears, ear)
 
@@ -265,4 +271,4 @@ class Audience:
             left = tuple(each for each in self._ears if each is not ear)
             gone, self._ears = len(left) < len(self._ears), left
         if gone:
-            self._unwant(ear.channels)
+            self._unwant(ear)

@@ -11,6 +11,11 @@ News = Callable[..., object]
 _A_MINUTE = 20
 _REMEMBERED = 1000
 _LONGEST = 200
+#: Losses that are told one by one between two beats, and those that are told together then.
+_GAPS = 100
+_SUMS = 1000
+#: The channel of losses on more channels than that.
+_MANY = "*"
 
 
 class Counts(NamedTuple):
@@ -44,11 +49,30 @@ class Telling:
         self._told: set[tuple[str, str]] = set()
         self._window = float("-inf")
         self._in_window = 0
+        self._told_gaps = 0
+        self._sums: dict[tuple[str, str], int] = {}
 
     def gap(self, src: str, channel: str, lost: int) -> None:
-        """Messages of a source are lost."""
+        """Messages of a source are lost.
+
+        Each loss is told at once, but of many only how much they are together, with the next beat:
+        one message may speak of ten thousand.
+        """
         self.gaps += lost
-        self.tell("relay.gap", src, channel, lost)
+        self._told_gaps += 1
+        if self._told_gaps <= _GAPS:
+            self.tell("relay.gap", src, channel, lost)
+            return
+        key = (src, channel)
+        if key not in self._sums and len(self._sums) >= _SUMS:
+            key = (src, _MANY)
+        self._sums[key] = self._sums.get(key, 0) + lost
+
+    def beat(self) -> None:
+        """Tell what has been added up."""
+        sums, self._sums, self._told_gaps = self._sums, {}, 0
+        for (src, channel), lost in sums.items():
+            self.tell("relay.gap", src, channel, lost)
 
     def drop(self, peer: str, count: int) -> None:
         """A peer was not sent so many messages."""

@@ -30,7 +30,7 @@ _CHUNK = 128 * 1024
 _TOGETHER = 64
 #: What may wait for one peer, beside the number of messages that its settings allow.
 _MOST_BYTES = 64 * 1024 * 1024
-_MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS = 1000
 _BACKLOG = 128
 
 #: Seconds between two attempts to connect, at first and at last.
@@ -282,8 +282,13 @@ class UnixTransport:
         sock.setblocking(False)
         pid, uid, _ = _peer_of(sock)
         address = f"unix:{path} (pid {pid})" if came and pid else f"unix:{path}"
-        if self._closed or len(self._connections) >= _MOST_CONNECTIONS:
+        if self._closed:
             sock.close()
+            return False
+        if len(self._connections) >= MOST_CONNECTIONS:
+            sock.close()
+            why = f"there are {MOST_CONNECTIONS} connections already"
+            self._poller.guarded(self._hearer.refused, f"unix:{path}", why)
             return False
         if uid not in self._uids:
             sock.close()

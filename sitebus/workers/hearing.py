@@ -113,8 +113,11 @@ class Hearing:
         return self._exports.ask(channel, args, kwargs)
 
     def spread(self, told: Message, but: Hand | None = None) -> None:
-        """Have what was published heard in every worker that serves, but for one."""
-        for hand in self._keeper.serving():
+        """Have what was published heard in every worker that is there, but for one.
+
+        Who comes up has read what is told to have changed, maybe, and who drains is still asked.
+        """
+        for hand in self._keeper.present():
             if hand is not but and not hand.send("publish", **told):
                 self._voice.losses.add(f"worker {hand.slot}")
 

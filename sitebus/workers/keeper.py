@@ -312,6 +312,10 @@ class Keeper:
         ready = {each.serial for each in self.pool.snapshot() if each.state is WorkerState.READY}
         return [hand for serial, hand in self.hands.items() if serial in ready]
 
+    def present(self) -> list[Hand]:
+        """Answer those that can be told something: also who comes up, and who drains."""
+        return [hand for hand in self.hands.values() if not (hand.is_cut_off or hand.has_ended)]
+
     def hand_in(self, slot: int) -> Hand:
         """Answer the newest worker of *slot*.
 

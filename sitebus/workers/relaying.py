@@ -10,9 +10,15 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sitebus.errors import RelayNoAnswer, RelayRemoteError, RelayStopped, SitebusError
+from sitebus.errors import (
+    RelayNoAnswer,
+    RelayRefused,
+    RelayRemoteError,
+    RelayStopped,
+    SitebusError,
+)
 from sitebus.listeners import ERROR
 from sitebus.plugins import Plugin
 from sitebus.process import Engine
@@ -22,7 +28,7 @@ from sitebus.relay.face import PATIENCE, Face
 from sitebus.relay.patterns import Patterns
 from sitebus.relay.peers import PeerPicture
 from sitebus.relay.room import check_room
-from sitebus.relay.subscriber import Audience
+from sitebus.relay.subscriber import Audience, Ear
 from sitebus.workers.hand import Hand
 
 if TYPE_CHECKING:
@@ -30,11 +36,20 @@ if TYPE_CHECKING:
     from sitebus.workers.commands import Commands
 
 Message = Mapping[str, Any]
+Work = Callable[[], Mapping[str, Any]]
 
 #: How much longer than the others a worker waits for the supervisor; seconds.
 GRACE = 1.0
-#: How many messages may wait for a subscriber.
-MOST = 10_000
+
+
+class _Asked(NamedTuple):
+    """What was asked of the supervisor, and what it has said so far.
+
+    It answers part by part, since each node may have told as much as fits into a message.
+    """
+
+    parts: dict[str, Any]
+    done: Future[Message]
 
 
 class WorkerRelay(Face, Plugin):
@@ -44,16 +59,18 @@ class WorkerRelay(Face, Plugin):
         bus: The worker's.
         send: Sends a message to the supervisor; tells whether it will arrive.
         missed: Is told of each message that a subscriber had no room for.
+        most: How many messages may wait for a subscriber.
     """
 
     def __init__(
-        self, bus: Engine, send: Callable[..., bool], missed: Callable[[], object]
+        self, bus: Engine, send: Callable[..., bool], missed: Callable[[], object], most: int
     ) -> None:
         super().__init__(bus)
         self._send = send
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[Any]] = {}
-        self._audience = Audience(MOST, self._want, self._unwant, missed)
+        self._waiting: dict[int, _Asked] = {}
+        self._ears: dict[int, Ear] = {}
+        self._audience = Audience(most, self._want, self._unwant, missed)
 
     def _begin(self) -> None:
         Plugin.subscribe(self)
@@ -79,17 +96,17 @@ class WorkerRelay(Face, Plugin):
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until what was sent before is out of here; tell whether it is in time."""
         try:
-            return bool(self._ask("relay.flush", "", timeout, timeout=timeout))
-        except (TimeoutError, RelayStopped):
+            return bool(self._ask("relay.flush", "", timeout, timeout=timeout).get("in time"))
+        except (TimeoutError, RelayStopped, RelayRefused):
             return False
 
     def peers(self) -> tuple[PeerPicture, ...]:
         """Answer every other node, as the supervisor knows it."""
         try:
             found = self._ask("relay.peers", "", PATIENCE)
-        except (TimeoutError, RelayStopped):
+        except (TimeoutError, RelayStopped, RelayRefused):
             return ()
-        return tuple(PeerPicture(*each) for each in found)
+        return tuple(PeerPicture(*each) for each in found.values())
 
     def _call(
         self,
@@ -100,46 +117,59 @@ class WorkerRelay(Face, Plugin):
         nodes: tuple[str, ...] | None,
     ) -> Answers:
         check_room(channel, args, kwargs)
-        told = {"args": list(args), "kwargs": kwargs, "nodes": nodes and list(nodes)}
+        asked = None if nodes is None else list(nodes)
+        told = {"args": list(args), "kwargs": kwargs, "nodes": asked}
         try:
             found = self._ask("relay.call", channel, timeout, **told, timeout=timeout)
         except TimeoutError:
             raise RelayStopped(channel) from None
         return {node: _error_in(node, channel, told) for node, told in found.items()}
 
-    def _ask(self, what: str, channel: str, patience: float, **values: Any) -> Any:
-        number, question = next(self._numbers), Future[Any]()
+    def _ask(self, what: str, channel: str, patience: float, **values: Any) -> dict[str, Any]:
+        number, question = next(self._numbers), _Asked({}, Future())
         self._waiting[number] = question
         try:
             self._tell(what, channel, re=number, **values)
-            found = question.result(patience + GRACE)
+            last = question.done.result(patience + GRACE)
         finally:
             del self._waiting[number]
-        if "error" in found:
+        if last.get("kind") == RelayStopped.__name__:
             raise RelayStopped(channel)
-        return found["result"]
+        if "error" in last:
+            raise RelayRefused(channel, last["error"])
+        return question.parts
 
     def _tell(self, what: str, channel: str, **values: Any) -> None:
         if not self._send(what, channel=channel, **values):
             raise RelayStopped(channel)
 
-    def _want(self, channels: Patterns) -> None:
-        self._send("relay.want", channels=list(channels))
+    def _want(self, ear: Ear) -> None:
+        number = next(self._numbers)
+        self._ears[number] = ear
+        self._send("relay.want", ear=number, channels=list(ear.channels))
 
-    def _unwant(self, channels: Patterns) -> None:
-        self._send("relay.unwant", channels=list(channels))
+    def _unwant(self, ear: Ear) -> None:
+        for number in [number for number, each in self._ears.items() if each is ear]:
+            del self._ears[number]
+            self._send("relay.unwant", ear=number)
 
     # What is heard; in the poller's thread.
 
     def hear(self, message: Message) -> None:
         """Take a message for a subscriber."""
-        self._audience.hear(Envelope(*message["envelope"]))
+        ear = self._ears.get(message["ear"])
+        if ear is not None:
+            ear.offer(Envelope(*message["envelope"]))
 
     def hear_answer(self, message: Message) -> None:
-        """Take an answer to what was asked."""
+        """Take an answer to what was asked, or a part of it."""
         question = self._waiting.get(message["re"])
-        if question is not None:
-            question.set_result(message)
+        if question is None:
+            return
+        if "part" in message:
+            question.parts[message["part"]] = message["result"]
+        else:
+            question.done.set_result(message)
 
 
 def _error_in(node: str, channel: str, told: Mapping[str, Any]) -> Any:
@@ -158,13 +188,16 @@ def _told(answer: Any) -> dict[str, Any]:
 class _WorkerEar:
     """What one worker wants of some channels."""
 
-    def __init__(self, hand: Hand, channels: Patterns, missed: Callable[[Hand], object]) -> None:
+    def __init__(
+        self, hand: Hand, number: int, channels: Patterns, missed: Callable[[Hand], object]
+    ) -> None:
         self.channels = channels
         self.hand = hand
+        self.number = number
         self._missed = missed
 
     def offer(self, envelope: Envelope) -> None:
-        if not self.hand.send("relay.heard", envelope=[*envelope]):
+        if not self.hand.send("relay.heard", ear=self.number, envelope=[*envelope]):
             self._missed(self.hand)
 
     def close(self) -> None:
@@ -209,16 +242,19 @@ class Desk:
             self._crew.say(f"worker {hand.slot}: {error}", ERROR)
 
     def _want(self, hand: Hand, message: Message) -> None:
-        ear = _WorkerEar(hand, Patterns(message["channels"]), self._crew.missed)
-        self._ears.append(ear)
-        self._relay.join(ear)
+        channels = Patterns(message["channels"])
+        ear = _WorkerEar(hand, int(message["ear"]), channels, self._crew.missed)
+
+        def join() -> None:
+            self._relay.join(ear)
+            self._ears.append(ear)
+
+        self._try(hand, join)
 
     def _unwant(self, hand: Hand, message: Message) -> None:
-        channels = Patterns(message["channels"])
-        for ear in self._ears:
-            if ear.hand is hand and ear.channels == channels:
+        for ear in [each for each in self._ears if each.hand is hand]:
+            if ear.number == message["ear"]:
                 self._leave(ear)
-                return
 
     def _gone(self, serial: int) -> None:
         for ear in [each for each in self._ears if each.hand.serial == serial]:
@@ -241,20 +277,27 @@ class Desk:
             )
             return {node: _told(answer) for node, answer in found.items()}
 
-        self._in_a_thread(hand, message["re"], work)
+        self._in_a_thread(hand, message, work)
 
     def _flush(self, hand: Hand, message: Message) -> None:
         timeout = float(message["timeout"])
-        self._in_a_thread(hand, message["re"], lambda: self._relay.flush(timeout))
+        self._in_a_thread(hand, message, lambda: {"in time": self._relay.flush(timeout)})
 
     def _peers(self, hand: Hand, message: Message) -> None:
-        hand.send("relay.answered", re=message["re"], result=self._relay.peers())
+        _answer(hand, message["re"], lambda: {each.node: each for each in self._relay.peers()})
 
-    def _in_a_thread(self, hand: Hand, re: object, work: Callable[[], object]) -> None:
+    def _in_a_thread(self, hand: Hand, message: Message, work: Work) -> None:
         def answer() -> None:
-            try:
-                hand.send("relay.answered", re=re, result=work())
-            except SitebusError as error:
-                hand.send("relay.answered", re=re, error=str(error))
+            _answer(hand, message["re"], work)
 
         threading.Thread(target=answer, name="sitebus relay question", daemon=True).start()
+
+
+def _answer(hand: Hand, re: object, work: Work) -> None:
+    """Say what was found, part by part, and that this was all; or why there is nothing."""
+    try:
+        for part, result in work().items():
+            hand.send("relay.answered", re=re, part=part, result=result)
+        hand.send("relay.answered", re=re)
+    except SitebusError as error:
+        hand.send("relay.answered", re=re, error=str(error), kind=type(error).__name__)

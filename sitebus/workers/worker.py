@@ -165,7 +165,8 @@ class Worker:
         told = assembled.configuration.one("workers")
         prober = Prober(self.engine, assembled.site, told["probe"], self._refuse)
         shared = relay.shared(assembled.configuration)
-        self._exports = Exports(self.engine, (*told["export"], *shared), self._export)
+        # The same that has published what came until now: what is under way is not sent back.
+        self._exports.name((*told["export"], *shared))
         guests: list[Plugin] = [prober, self._exports]
         guests += self._relayed(assembled.configuration)
         guests.append(Leaving(self.engine, self._leaves, self._left))
@@ -198,11 +199,13 @@ class Worker:
 
     def _relayed(self, configuration: Configuration) -> Iterator[Plugin]:
         """Answer this worker's part in the relay, if the site has one."""
-        if relay.settings_of(configuration) is None:
+        settings = relay.settings_of(configuration)
+        if settings is None:
             return
         from sitebus.workers.relaying import WorkerRelay
 
-        found = WorkerRelay(self.engine, self.send, lambda: self._losses.add("this process"))
+        most = settings["high_water"]
+        found = WorkerRelay(self.engine, self.send, lambda: self._losses.add("this process"), most)
         self._hears["relay.heard"] = lambda told, _: found.hear(told)
         self._hears["relay.answered"] = lambda told, _: found.hear_answer(told)
         yield found

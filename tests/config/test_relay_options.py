@@ -94,6 +94,27 @@ def test_rules_say_who_may_send_what(file: Path) -> None:
     assert shared(configuration) == ("a", "b", "shop.close")
 
 
+def test_commands_need_to_know_who_gives_them(file: Path) -> None:
+    """On a port of this machine any program could say that it is the boss."""
+    rule = "[relay command]\nchannels = exit\nfrom = boss\n"
+    said = wrong(file, f"[relay]\nbind = tcp://127.0.0.1:0, tcp://127.0.0.1:5555\n{rule}")
+    assert said.count("[relay command]: tcp://127.0.0.1:0 has no keys") == 1
+    assert "keygen" in said
+    for told in ("bind = unix:x\n", "bind = tcp://127.0.0.1:0\nkeys = keys\n"):
+        assert commands_of(read(file, f"[relay]\n{told}{rule}"))
+
+
+def test_the_command_line_means_the_relay_and_not_its_only_rule(file: Path) -> None:
+    """Where the file has nothing but a rule, it may be said from outside where the relay is."""
+    from sitebus.config import Override
+
+    file.write_text("[relay command]\nchannels = exit\nfrom = boss\n")
+    said = [Override("relay", "bind", "unix:/run/x", "-o")]
+    told = settings_of(assembly.read(file, overrides=said, environ={}))
+    assert told is not None
+    assert told["bind"] == ("unix:/run/x",)
+
+
 def test_the_command_line_and_the_environment_may_say_it(file: Path) -> None:
     """As of any other section."""
     from sitebus.config import Override

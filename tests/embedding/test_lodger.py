@@ -262,18 +262,20 @@ def test_what_is_not_used_here_is_told_in_one_line(stay: Stay, tmp_path: Path) -
     (tmp_path / "site.ini").write_text(
         "[server]\nbind = 127.0.0.1:1\n[signals]\nsigusr2 = restart\n[health]\nbind = 127.0.0.1:2\n"
         f"[control]\nsocket = {tmp_path}/control\n[plugin pidfile]\npath = {tmp_path}/pid\n"
+        f"[relay]\nbind = unix:{tmp_path}/relay.sock\n[relay command]\nchannels = exit\nfrom = a\n"
         "[workers]\ncount = 2\n[mount /]\napp = ini_app:app\n"
     )
     stay.take(tmp_path / "site.ini")
 
     told = [line for line in stay.said if "not used here" in line]
     assert told == [
-        "[server], [signals], [control], [workers], [health] bind, [plugin pidfile] are not used "
-        "here: the house runs this process"
+        "[server], [signals], [control], [relay], [relay command], [workers], [health] bind, "
+        "[plugin pidfile] are not used here: the house runs this process"
     ]
     assert {path.suffix for path in tmp_path.iterdir()} <= {".py", ".ini", ""}
     assert not (tmp_path / "pid").exists()
     assert not (tmp_path / "control").exists()
+    assert not (tmp_path / "relay.sock").exists()
 
 
 def test_reload_is_off_where_the_host_cannot_and_says_so_once(stay: Stay, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from sitebus.relay.transport import open as open_transport
 
 
 def say(*what: Any) -> None:
-    print(json.dumps(what), flush=True)
+    # Two threads speak: `print` would write the end of a line by itself.
+    sys.stdout.write(f"{json.dumps(what)}\n")
+    sys.stdout.flush()
 
 
 def main(name: str, address: str, listens: bool) -> None:

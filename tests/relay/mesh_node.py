@@ -24,7 +24,9 @@ CHANNEL = "cache.invalidate"
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    # Two threads speak: `print` would write the end of a line by itself.
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
 
 class Node:

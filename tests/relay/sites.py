@@ -48,6 +48,12 @@ def application(environ, start_response):
                 threading.Thread(target=lambda: vote(relay, subscriber), daemon=True).start()
             case "/peers":
                 found = [peer.node for peer in relay.peers()]
+            case "/overlap":
+                for channels in ("over.*", "over.x", "over.x"):
+                    subscriber = relay.subscribe(channels)
+                    threading.Thread(target=collect, args=(subscriber,), daemon=True).start()
+            case "/refused":
+                relay.subscribe(asked)
             case "/subscribe":
                 subscriber = relay.subscribe(asked)
                 threading.Thread(target=lambda: collect(subscriber), daemon=True).start()

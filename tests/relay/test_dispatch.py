@@ -9,14 +9,13 @@ from functools import partial
 
 import pytest
 
-from sitebus.relay import dispatch
 from sitebus.relay.dispatch import Dispatcher, Losses
 from tests.helpers import PATIENCE, nothing_left, wait_for
 
 
 @contextmanager
-def running(errors: list[BaseException]) -> Iterator[Dispatcher]:
-    dispatcher = Dispatcher("test", errors.append)
+def running(errors: list[BaseException], most: int = 100) -> Iterator[Dispatcher]:
+    dispatcher = Dispatcher("test", errors.append, most)
     dispatcher.start()
     try:
         yield dispatcher
@@ -66,9 +65,8 @@ def test_work_may_end_the_dispatcher_and_start_it_again() -> None:
     assert done[0] is done[1]
 
 
-def test_what_can_be_done_without_waits_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_be_done_without_waits_up_to_a_limit() -> None:
     """A listener that is slow must not cost the memory of all that a flood brings."""
-    monkeypatch.setattr(dispatch, "MOST", 3)
     done: list[int] = []
     goes_on = threading.Event()
     begun = threading.Event()
@@ -77,7 +75,7 @@ def test_what_can_be_done_without_waits_up_to_a_limit(monkeypatch: pytest.Monkey
         begun.set()
         assert goes_on.wait(5.0)
 
-    with running([]) as dispatcher:
+    with running([], 3) as dispatcher:
         dispatcher.post(wait)
         assert begun.wait(5.0)
         taken = [dispatcher.offer(lambda: done.append(1)) for _ in range(5)]

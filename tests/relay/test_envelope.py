@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from sitebus.errors import BadEnvelope, BadName, MessageTooLarge, NotJson
 from sitebus.relay import LIMIT
-from sitebus.relay.envelope import Envelope, check_name, envelope, parse, parts_of, stream
+from sitebus.relay.envelope import (
+    Envelope,
+    _is_plain,
+    _wrong_in,
+    check_name,
+    envelope,
+    parse,
+    parts_of,
+    stream,
+)
 
 NAMES = st.text("ab-.*ß中😀", min_size=1, max_size=20)
 JSON = st.recursive(
@@ -43,11 +52,44 @@ ENVELOPES = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(ENVELOPES)
 def test_what_is_written_is_read(sent: Envelope) -> None:
     """Every field of it."""
     assert envelope(parse(sent.encode())) == sent
+
+
+PLAIN = Envelope("i", "s", "e", "c", 2, 1.0, [], {}, None, 1, False, None, None, False, 1)
+ODD: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 2, 1.5, 2**53, 2**53 + 1, "", "x", "a\nb", "\udc80",
+    "x" * 256, "x" * 257, "x" * 1024, "x" * 1025, [], (), {}, [1], {"k": 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", Envelope._fields)
+def test_what_is_let_pass_in_haste_would_pass_every_test(field: str) -> None:
+    """Most messages are read so; and those that are not still may be right."""
+    assert _is_plain(PLAIN)
+    assert not _wrong_in(PLAIN)
+    verdicts = []
+    for value in ODD:
+        found = PLAIN._replace(**{field: value})
+        verdicts.append((_is_plain(found), not _wrong_in(found)))
+    assert (True, False) not in verdicts
+    assert (False, False) in verdicts
+
+
+@pytest.mark.parametrize("text", ['{"v":1}', ' {"v":1}', '{"v":1}\n', '\t{"v": 1 } '])
+def test_white_space_around_it_is_json(text: str) -> None:
+    """Others may write it so."""
+    assert parse(text.encode()) == {"v": 1}
+
+
+@pytest.mark.parametrize("text", ["", " ", "{", '{"v":1}{}', '{"v":1} x', "x"])
+def test_what_is_not_one_object_is_none(text: str) -> None:
+    """Neither half of one nor more."""
+    with pytest.raises(BadEnvelope, match="it is no JSON"):
+        parse(text.encode())
 
 
 def test_it_is_the_json_that_is_documented() -> None:

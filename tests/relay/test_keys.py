@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -107,6 +108,43 @@ def test_files_that_come_and_go_are_noticed(tmp_path: Path) -> None:
     assert set(found.peers()) == {"b", "c"}
     shutil.rmtree(kept)
     assert set(found.peers()) == {"b", "c"}
+
+
+def test_a_key_that_is_written_over_is_noticed(tmp_path: Path) -> None:
+    """As an editor or ``cp`` does it: the directory stays as it was."""
+    found = make_keys(tmp_path, "a", "b", "c")["a"]
+    old, new = found.peers()["b"], found.peers()["c"]
+    kept = tmp_path / "a" / "peers"
+    (kept / "c.key").unlink()
+    assert found.name_of(old) == "b"
+    with (kept / "b.key").open("r+b") as file:
+        file.write((tmp_path / "c" / "c.key").read_bytes())
+        file.truncate()
+    assert found.name_of(old) is None
+    assert found.name_of(new) == "b"
+
+
+def test_a_key_that_others_may_write_lets_nobody_in(tmp_path: Path) -> None:
+    """They would be whoever they like; while a site runs nobody is there who could be told."""
+    found = make_keys(tmp_path, "a", "b", "c")["a"]
+    path = tmp_path / "a" / "peers" / "b.key"
+    path.chmod(0o664)
+    assert set(found.peers()) == {"c"}
+    error = refusal(tmp_path / "a")
+    assert isinstance(error, UnsafeRelayKey)
+    assert str(error).endswith(f"its mode is 0664; chmod go-w {path}")
+
+
+def test_keys_for_which_there_is_no_room(tmp_path: Path) -> None:
+    """No empty file is left, which would be in the way of the next try."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(CannotWriteKey, match="file too large"):
+            keys.generate(tmp_path, "web1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each.name for each in tmp_path.iterdir()] == ["peers"]
 
 
 def test_other_files_are_no_peers(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from random import Random
@@ -17,7 +16,7 @@ from sitebus.relay.mesh import Mesh
 from sitebus.relay.patterns import Patterns
 from sitebus.relay.sequences import Mark
 from tests.helpers import PATIENCE, wait_for
-from tests.relay.memory import End, Network, Node
+from tests.relay.memory import Network, Node, Stranger
 
 
 @pytest.fixture
@@ -32,38 +31,6 @@ def pair(network: Network) -> tuple[Node, Node]:
     network.wire(one, two)
     network.settle()
     return one, two
-
-
-class Stranger:
-    """The other end of a connection, which may say anything; *name* is whose key it has."""
-
-    def __init__(self, network: Network, node: Node, name: str | None = None) -> None:
-        self.network = network
-        self.node = node
-        self.end = End(node, node, name, 10_000)
-        self.end.address = "memory:stranger"
-        node.mesh.joined(self.end)
-
-    def say(self, *messages: dict[str, Any] | bytes) -> None:
-        for each in messages:
-            data = each if isinstance(each, bytes) else json.dumps(each).encode()
-            self.node.mesh.heard(self.end, data)
-        self.network.turn()
-
-    def hello(self, node: str = "stranger", ep: str = "e1", **fields: Any) -> None:
-        self.say({"v": 1, "is": "hello", "node": node, "ep": ep, "wants": ["*"], **fields})
-
-    def synced(self, **fields: Any) -> None:
-        no = json.loads(self.said("hello")[0])["no"]
-        self.say({"v": 1, "is": "synced", "no": no, "at": {}, **fields})
-
-    def send(self, **fields: Any) -> None:
-        envelope = {"v": 1, "id": "x", "src": "stranger", "ep": "e1", "ch": "c.x", "seq": 1}
-        self.say({**envelope, "ts": 1.0, "args": [], "kw": {}, **fields})
-
-    def said(self, what: str) -> list[bytes]:
-        """Answer what it was told of one kind."""
-        return [each for each in self.end.waiting if json.loads(each).get("is") == what]
 
 
 @pytest.fixture

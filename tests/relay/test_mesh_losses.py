@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.relay.memory import End, Network, Node
 
-SETTINGS = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 
 #: What happens next, and by chance how.
 EVENTS = st.lists(

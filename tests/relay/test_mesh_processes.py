@@ -33,7 +33,6 @@ class Member:
         )
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
-        wait_for(lambda: ["there"] in self.lines, 10)
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -78,6 +77,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(name: str, *more: str) -> Member:
         members.append(Member(name, f"unix:{tmp_path}/relay.sock", *more))
+        # Begun, it is to be ended, be it never there.
+        wait_for(lambda: ["there"] in members[-1].lines, 3 * PATIENCE)
         return members[-1]
 
     yield start

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.relay.memory import RETAIN_ALL, Network, Node
 
-SETTINGS = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 NAMES = "abcdefg"
 #: A hub passes on what may still pass two, so that much lies between two nodes.
 MOST_HUBS = 2

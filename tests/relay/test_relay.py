@@ -562,6 +562,14 @@ def test_beyond_this_machine_it_needs_keys(told: dict[str, str]) -> None:
         relay.start()
 
 
+def test_commands_over_tcp_need_keys(tmp_path: Path) -> None:
+    """Else anybody on this machine may call itself the boss."""
+    rules = {"exit": ["boss"]}
+    with pytest.raises(KeysNeeded, match="unix:/run"):
+        Relay(Engine(), bind="tcp://127.0.0.1:0", commands=rules).check()
+    assert Relay(Engine(), bind=socket_in(tmp_path), commands=rules).check() == ()
+
+
 def test_with_keys_each_peer_has_a_name(tmp_path: Path) -> None:
     """Else any of the keys would do for any of them."""
     with pytest.raises(NameNeeded, match="NAME=tcp://"):

@@ -27,6 +27,15 @@ def account(covered: Iterable[str] = ("*",), **marks: int) -> Account:
     return made
 
 
+def test_claims_are_held_for_so_many_streams_only() -> None:
+    """Whoever claims makes up names; beyond that each is believed at once."""
+    reader = Account("s", "e", most=10)
+    reader.begin({}, ["*"])
+    lost = sum(reader.claim(f"c{number}", Mark(1), until=5.0) for number in range(15))
+    assert lost == 5
+    assert next(reader.due(5.0)) == ("c0", 1)
+
+
 def test_what_is_left_out_is_lost() -> None:
     """Numbers are without holes, so a hole is a loss."""
     reader = account()

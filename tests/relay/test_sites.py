@@ -19,6 +19,7 @@ import pytest
 from sitebus.errors import RequestRefused, SitebusError
 from sitebus.relay import keys
 from tests.helpers import environment, wait_for
+from tests.relay.nodes import Node
 from tests.relay.sites import RelaySite, write
 
 CROSSING = "export = cache.*, ask.*\nimport = cache.*, ask.*\nheartbeat = 200ms\n"
@@ -28,6 +29,13 @@ CROSSING = "export = cache.*, ask.*\nimport = cache.*, ask.*\nheartbeat = 200ms\
 def pair(tmp_path: Path) -> Iterator[tuple[RelaySite, RelaySite]]:
     """Two sites of two workers each, which tell each other of ``cache.*``."""
     with two_sites(tmp_path) as sites:
+        yield sites
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RelaySite, RelaySite]]:
+    """Two such sites for those who leave them as they are."""
+    with two_sites(tmp_path_factory.mktemp("standing")) as sites:
         yield sites
 
 
@@ -87,10 +95,10 @@ def test_news_is_heard_in_workers(pair: tuple[RelaySite, RelaySite]) -> None:
 
 
 def test_a_call_of_a_worker_is_answered_by_every_process(
-    pair: tuple[RelaySite, RelaySite],
+    standing: tuple[RelaySite, RelaySite],
 ) -> None:
     """The answer of a site is that of all its listeners; each is asked once."""
-    one, two = pair
+    one, two = standing
     (answer,) = one.ask("/call", "ask.pid")["found"].items()
     pids = {int(each) for each in answer[1].strip("[]").split(", ")}
     assert answer[0] == "two"
@@ -100,18 +108,18 @@ def test_a_call_of_a_worker_is_answered_by_every_process(
 
 
 def test_a_call_may_be_answered_by_a_subscriber_in_a_worker(
-    pair: tuple[RelaySite, RelaySite],
+    standing: tuple[RelaySite, RelaySite],
 ) -> None:
     """By way of the supervisor, as it came."""
-    one, two = pair
+    one, two = standing
     pid = two.ask("/vote")["pid"]
     wait_for(lambda: "vote" in one.relay["peers"][0]["wants"])
     assert one.ask("/call", "vote")["found"] == {"two": f"{{'pid': {pid}}}"}
 
 
-def test_operators_see_news_as_events(pair: tuple[RelaySite, RelaySite]) -> None:
+def test_operators_see_news_as_events(standing: tuple[RelaySite, RelaySite]) -> None:
     """``sitebus-ctl events -f`` tells who comes and goes."""
-    one, _ = pair
+    one, _ = standing
     events = one.control.follow("/v1/events?channel=relay.*&follow=no")
     assert ["two", "up"] in [event.said["args"] for event in events if event.name == "relay.peer"]
 
@@ -129,18 +137,54 @@ def test_publishers_and_subscribers_work_in_workers(pair: tuple[RelaySite, Relay
     wait_for(lambda: "direct.*" not in one.relay["peers"][0]["wants"], 20)
 
 
-@pytest.mark.parametrize("path", ["/publish_large", "/put_large"])
-def test_what_is_too_large_is_refused_in_the_worker(
-    pair: tuple[RelaySite, RelaySite], path: str
-) -> None:
+def test_each_subscriber_of_a_worker_gets_a_message_once(tmp_path: Path) -> None:
+    """However many there are for its channel in that worker."""
+    with two_sites(tmp_path, workers=1) as (one, two):
+        two.ask("/overlap")
+        wait_for(lambda: "over.*" in one.relay["peers"][0]["wants"])
+        one.ask("/put", ["over.x", "over.y"], 1)
+        wait_for(lambda: len(two.ask()["got"]) >= 4)
+        one.ask("/put", ["over.x"], 2)
+        wait_for(lambda: two.ask()["got"].count(2) == 3)
+        assert two.ask()["got"].count(1) == 4
+
+
+def test_a_call_of_a_worker_has_room_for_all_answers(tmp_path: Path) -> None:
+    """Each node may say as much as fits into a message, however many of them there are."""
+    address = f"unix:{tmp_path}/relay.sock"
+    write(tmp_path / "one", f"node = one\nbind = {address}\n{CROSSING}", workers=1)
+    with RelaySite(tmp_path / "one") as one, ExitStack() as stack:
+        for name in "abc":
+            node = Node(name, peers=address, import_="ask.*")
+            node.bus.subscribe("ask.much", lambda: "x" * 150_000)
+            stack.enter_context(node.relay)
+            assert node.relay.wait_peers("one")
+        one.wait_for_peers("a", "b", "c")
+        found = one.ask("/call", "ask.much")["found"]
+        assert {name: len(text) for name, text in found.items()} == dict.fromkeys("abc", 150_004)
+
+
+def test_what_a_worker_cannot_subscribe_to_is_refused_there(tmp_path: Path) -> None:
+    """In one sentence, as in the site's own process."""
+    write(tmp_path / "one", f"node = one\nbind = unix:{tmp_path}/relay.sock", workers=1)
+    with RelaySite(tmp_path / "one") as one:
+        assert one.ask("/refused", "a\nb")["found"].startswith("BadName: cannot relay for pattern")
+        assert one.ask("/call", "a\nb")["found"].startswith("BadName: cannot relay for channel")
+        one.ask("/subscribe", *map(str, range(2000)))
+        one.wait_for_output("worker 1: cannot want 2000 patterns")
+        assert "Traceback" not in one.output
+
+
+def test_what_is_too_large_is_refused_in_the_worker(pair: tuple[RelaySite, RelaySite]) -> None:
     """Where somebody can do something about it, also if it only just fits on its first way."""
     one, two = pair
-    for size in (300_000, 262_000):
-        assert one.ask(path, size)["found"].startswith("MessageTooLarge: ")
-    assert one.ask(path, 255_000)["found"] is None
-    wait_for(lambda: all(two.heard()), 20)
-    assert [len(heard[0][1]) for heard in two.heard()] == [255_000] * 2
-    assert two.relay["counts"]["rx"] == 1
+    for path in ("/publish_large", "/put_large"):
+        for size in (300_000, 262_000):
+            assert one.ask(path, size)["found"].startswith("MessageTooLarge: ")
+        assert one.ask(path, 255_000)["found"] is None
+    wait_for(lambda: all(len(heard) == 2 for heard in two.heard()), 20)
+    assert [len(text) for heard in two.heard() for _, text in heard] == [255_000] * 4
+    assert two.relay["counts"]["rx"] == 2
 
 
 def test_a_roll_loses_nobody(pair: tuple[RelaySite, RelaySite]) -> None:

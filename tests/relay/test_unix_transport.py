@@ -229,6 +229,20 @@ class TestStrangers:
         assert len(side.refusals) == 1
         assert "is the limit" in side.refusals[0][1]
 
+    def test_more_than_there_may_be_are_turned_away_and_counted(
+        self, side: Side, raw: socket.socket, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those that are there go on."""
+        monkeypatch.setattr("sitebus.relay.unix.MOST_CONNECTIONS", 1)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.settimeout(PATIENCE)
+            other.connect(str(path))
+            assert other.recv(100) == b""
+        wait_for(lambda: side.refusals)
+        assert side.refusals == [(f"unix:{path}", "there are 1 connections already")]
+        raw.sendall(frame(b"good"))
+        wait_for(lambda: side.messages == [b"good"])
+
     def test_bytes_one_by_one_make_a_message(self, side: Side, raw: socket.socket) -> None:
         """A stream has no pieces."""
         for number in frame(b"slow"):

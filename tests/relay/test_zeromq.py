@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from sitebus.relay.keys import Keys
 from sitebus.relay.transport import Connection, Settings
 from sitebus.relay.transport import open as open_transport
 from sitebus.relay.zeromq import ZeroMQTransport
-from tests.helpers import open_descriptors, wait_for
+from tests.helpers import PATIENCE, open_descriptors, wait_for
 from tests.relay.ears import ANYWHERE, Ear, Node, make_keys
 
 Make = Callable[..., Node]
@@ -208,6 +209,42 @@ def test_nothing_is_made_before_it_is_used(poller: Poller) -> None:
     assert open_descriptors() == before
     assert threading.active_count() == threads
     node.close()
+
+
+def test_those_who_say_nothing_keep_nobody_out(make: Make, tmp_path: Path) -> None:
+    """Anybody may connect, and each connection is a descriptor of the site's."""
+    keys = make_keys(tmp_path, "a", "b")
+    bound, dialed = make(keys["a"]), make(keys["b"])
+    address = bound.transport.listen(ANYWHERE)
+    place = ("127.0.0.1", tcp.read(address).port)
+    with ExitStack() as stack:
+        mute = [stack.enter_context(socket.create_connection(place)) for _ in range(250)]
+        dialed.transport.connect(address, "a")
+        dialed.ear.wait_for_peers()
+        dialed.send(b"hello")
+        bound.ear.wait_for_words(b"hello")
+        for each in mute[:50]:
+            each.settimeout(PATIENCE)
+            assert is_over(each)
+        mute[-1].setblocking(False)
+        assert not is_over(mute[-1])
+        assert set(bound.ear.turned_away) == {
+            ("127.0.0.1", "more than 200 connections do not say who they are")
+        }
+        assert bound.send(b"still there") == [True]
+        dialed.ear.wait_for_words(b"still there")
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Tell whether the other end has closed a connection, after what it said."""
+    try:
+        while sock.recv(1000):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
 
 
 def test_frames_that_are_no_batch_end_the_connection(make: Make, stranger: Stranger) -> None:

@@ -34,6 +34,7 @@ def application(environ, start_response):
     path = environ["PATH_INFO"]
     status = "200 OK"
     if path == "/slow":
+        open("slow", "w").close()
         time.sleep(float(environ["QUERY_STRING"] or 1.5))
     elif path == "/health":
         status = release.HEALTH

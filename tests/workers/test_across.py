@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from sitebus.process import Engine
 from sitebus.workers.launch import Launch
 from sitebus.workers.supervision import Supervision, supervise
 from tests.helpers import wait_for
-from tests.workers.site import WorkerSite, write
+from tests.workers.site import WorkerSite, release, write
 
 
 @pytest.fixture
@@ -74,6 +75,42 @@ def test_a_message_of_a_worker_reaches_its_siblings_and_the_supervisor(tmp_path:
             return told.keys() == pids and all(news == ["fresh"] for news in told.values())
 
         wait_for(all_have_heard, 20)
+
+
+BOOTING = """\
+import threading
+from pathlib import Path
+
+import sitebus
+
+HEALTH = "200 OK"
+VERSION = []
+sitebus.engine.subscribe("shop.news", VERSION.append)
+Path("booting").touch()
+while not Path("go").exists():
+    threading.Event().wait(0.01)
+"""
+
+
+def test_who_comes_up_and_who_drains_hears_it_too(tmp_path: Path) -> None:
+    """The one has read already what is told to have changed, and the other still answers."""
+    write(tmp_path, export="shop.news", count=1)
+    with WorkerSite(tmp_path) as site:
+        before = site.ask()["pid"]
+        release(tmp_path, "two", BOOTING)
+        site.signal(signal.SIGHUP)
+        wait_for((tmp_path / "booting").exists, 20)
+        assert site.ask("/publish?early")["pid"] == before
+        answers: list[dict[str, Any]] = []
+        slow = threading.Thread(target=lambda: answers.append(site.ask("/slow?3")))
+        slow.start()
+        wait_for((tmp_path / "slow").exists)
+        (tmp_path / "go").touch()
+        wait_for(lambda: site.ask()["pid"] != before, 20)
+        site.ask("/publish?late")
+        wait_for(lambda: site.ask()["version"] == ["early", "late"])
+        slow.join(20)
+        assert (answers[0]["pid"], answers[0]["heard"]) == (before, ["early", "late"])
 
 
 def test_what_is_not_exported_stays_in_its_process(tmp_path: Path) -> None:
