@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.fleet.folders import kill, started_below
 from tests.helpers import PATIENCE, ROOT, Child, SiteProcess, environment, wait_for
 from tests.plugins.launching import finished, launching, public_folder, python_for_everyone
 
@@ -281,8 +282,13 @@ def test_the_tour_of_a_fleet_fails_no_visitor(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     program, *arguments = command_of(EXAMPLES / "fleet-deploy")
     assert program == "python"
-    with Child([sys.executable, *arguments], tmp_path) as tour:
-        assert tour.wait(120) == 0, tour
+    with Child([sys.executable, *arguments], tmp_path, {"TOUR": f"{tmp_path}/"}) as tour:
+        try:
+            assert tour.wait(120) == 0, tour
+        finally:
+            left = started_below(tmp_path, "TOUR") - {tour.pid}
+            kill(left)
+        assert not left, "it ends what it has started"
 
         told = tour.wait_for_output(
             r"^(\d+) requests, 0 failed: \{'release one': \d+, 'release two'"

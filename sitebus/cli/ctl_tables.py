@@ -114,8 +114,18 @@ def _worker(told: Mapping[str, Any]) -> tuple[str, ...]:
 
 def bus(console: Console, told: Mapping[str, Any]) -> list[str]:
     """Answer who listens where, in the order in which they run."""
-    rows = [("CHANNEL", "PRIORITY", "LISTENER", "LAST", "LONGEST")]
-    for channel, listeners in told["channels"].items():
+    lines = _listening(console, "CHANNEL", told["channels"])
+    # A site that was started by an older sitebus does not say.
+    if overhearing := told.get("overhearing"):
+        lines += ["", *_listening(console, "PATTERN", overhearing)]
+    return lines
+
+
+def _listening(
+    console: Console, heading: str, listening: Mapping[str, Iterable[Mapping[str, Any]]]
+) -> list[str]:
+    rows = [(heading, "PRIORITY", "LISTENER", "LAST", "LONGEST")]
+    for channel, listeners in listening.items():
         for number, each in enumerate(listeners):
             name = "" if number else channel
             asynchronous = " (async)" if each["asynchronous"] else ""

@@ -140,7 +140,9 @@ _ROLL = (
         help="let no requests come to a host for so long before it is changed",
     ),
     _argument(
-        "--force", action="store_true", help="go on although hosts are not well, or do not serve"
+        "--force",
+        action="store_true",
+        help="go on although hosts are not well, and without those that cannot be reached",
     ),
     _argument("--dry-run", action="store_true", help="tell what would be done, and do nothing"),
     _argument(
@@ -258,7 +260,7 @@ _DESCRIPTION = """\
 Look at the sites of a fleet's hosts, and tell them what to do.
 """
 _EPILOG = """\
-Exit status: 0 done; 1 it failed, was refused, or was undone; 2 wrong usage; 3 a host is out of
+Exit status: 0 done; 1 it failed, was refused, stopped, or undone; 2 wrong usage; 3 a host is out of
 reach; 4 this user may not do that; 130 left by Ctrl-C.
 """
 
@@ -346,9 +348,12 @@ def _resumed(argv: list[str]) -> list[str]:
 def _without_command(asked: bool, words: list[str]) -> Arguments:
     if asked:
         return Arguments("", argparse.Namespace(), help=overview())
-    near = nearest("".join(words)[:40], COMMANDS)
-    hint = f" - did you mean {near}?" if near else ""
-    raise UsageError(f"which command?{hint} See {PROGRAM} --help")
+    if not words:
+        raise UsageError(f"which command? See {PROGRAM} --help")
+    word = words[0][:40]
+    near = nearest(word, COMMANDS)
+    hint = f"; did you mean {near!r}?" if near else "."
+    raise UsageError(f"there is no command {word!r}{hint} See {PROGRAM} --help")
 
 
 def build_parser(command: str) -> argparse.ArgumentParser:

@@ -40,12 +40,13 @@ def deploy(session: Session) -> int:
         return _resume(session)
     if options.release is None:
         raise UsageError(f"which release? See {PROGRAM} deploy --help")
-    source, tree = "", None
+    source = ""
     if "/" in options.release or os.path.isdir(options.release) or options.id:
         source = os.path.abspath(options.release)
-        tree = look(source)
-    name = options.id or os.path.basename(source) or options.release
-    return _begin(session, _order(session, release=check_id(name), source=source), tree)
+    # Before all that is in a directory is read, which may be a large one that was not meant.
+    name = check_id(options.id or os.path.basename(source) or options.release)
+    tree = look(source) if source else None
+    return _begin(session, _order(session, release=name, source=source), tree)
 
 
 def rollback(session: Session) -> int:
@@ -96,10 +97,15 @@ def _resume(session: Session) -> int:
     kind, release = str(begun.get("kind", "")), str(begun.get("release", ""))
     if kind != session.arguments.command:
         raise RollChanged(past.id, f"it is a {kind}; say {PROGRAM} {kind} --resume {past.id}")
-    if getattr(options, "release", None) and os.path.basename(options.release) != release:
-        raise RollChanged(past.id, f"it is for release {release}, not {options.release}")
+    said = getattr(options, "release", None)
+    if said and release not in (options.id, os.path.basename(os.path.normpath(said))):
+        raise RollChanged(past.id, f"it is for release {release}, not {said}")
+    if session.arguments.names:
+        meant = {host.name for host in session.fleet.hosts(*session.arguments.names)}
+        if meant != {*begun.get("hosts", ())}:
+            raise RollChanged(past.id, "it is for other hosts; name none to go on with its own")
     try:
-        hosts = tuple(session.fleet[name] for name in begun["hosts"])
+        hosts = session.hosts(*begun["hosts"])
         order = Order.of(begun)
         limits = begun["max_unavailable"], begun["batch"], tuple(begun["canaries"])
     except KeyError as error:
@@ -212,8 +218,9 @@ class _Roll:
 
     def _told(self, report: Report) -> int:
         session, order = self.session, self.rollout.order
-        for host, why in report.why.items():
-            session.err.write(f"{PROGRAM}: {host}: {why}")
+        for host in self.rollout.targets:
+            if host in report.why:
+                session.err.write(f"{PROGRAM}: {host}: {report.why[host]}")
         note = f": {report.note}" if report.note else ""
         what = tables.what(order._asdict())
         if report.result == Result.DONE and not report.note:

@@ -80,14 +80,17 @@ class Session:
         self.allow = (module,)
         self.fleet = self._open()
 
-    def hosts(self) -> tuple[Host, ...]:
+    def hosts(self, *names: str) -> tuple[Host, ...]:
         """Answer the hosts that are meant, asking for passwords if they are needed to get there.
+
+        Args:
+            names: These; those of the command line if left out.
 
         Raises:
             UnknownHost: A name is neither a host's nor a group's.
             UsageError: There is none.
         """
-        hosts = self.fleet.hosts(*self.arguments.names)
+        hosts = self.fleet.hosts(*(names or self.arguments.names))
         if not hosts:
             raise UsageError(f"no host is meant; {self.fleet.path} names none in [hosts]")
         if sys.stdin.isatty() and sys.stderr.isatty():
@@ -106,7 +109,7 @@ class Session:
                 break
             self.fleet.close()
             self.fleet = self._open(given.get("ssh"), given.get("become"))
-            hosts = self.fleet.hosts(*self.arguments.names)
+            hosts = tuple(self.fleet[host.name] for host in hosts)
         return hosts
 
     def _password(self, kind: str, error: AccessDenied) -> str:

@@ -10,6 +10,10 @@ from sitebus.errors.base import (
     SitebusError,
 )
 
+#: Why there have to be keys, and what needs none.
+BEYOND = "it is beyond this machine, and anybody could read along and join in"
+NEAR = "tcp://127.0.0.1:5555"
+
 
 class BadRelayAddress(SitebusError):
     """Something is no address of a relay."""
@@ -100,20 +104,40 @@ class RelayStopped(SitebusError):
         return f"cannot send on {self.channel!r}: the relay is not running; start it first"
 
 
+class RelayRefused(SitebusError):
+    """A worker has asked the relay of its site for something, and it is not to be had.
+
+    Attributes:
+        channel: What it was about.
+        reason: What the supervisor says about it.
+    """
+
+    status = EX_UNAVAILABLE
+
+    def __init__(self, channel: str, reason: str) -> None:
+        super().__init__(channel, reason)
+        self.channel = channel
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot ask on {self.channel!r} from this worker: {self.reason}"
+
+
 class KeysNeeded(SitebusError):
     """A relay was to reach beyond this machine without keys."""
 
     status = EX_CONFIG
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, reason: str = BEYOND, instead: str = NEAR) -> None:
         super().__init__(address)
         self.address = address
+        self.reason = reason
+        self.instead = instead
 
     def __str__(self) -> str:
         return (
-            f"cannot relay at {self.address} without keys: it is beyond this machine, and anybody "
-            "could read along and join in; make some with sitebus-ctl relay keygen, or use "
-            "tcp://127.0.0.1:5555"
+            f"cannot relay at {self.address} without keys: {self.reason}; make some with "
+            f"sitebus-ctl relay keygen, or use {self.instead}"
         )
 
 

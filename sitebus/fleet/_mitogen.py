@@ -24,7 +24,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,11 +35,12 @@ import mitogen.utils  # type: ignore[import-untyped]
 
 from sitebus.errors import ConnectFailed, HostLost
 from sitebus.fleet.said import senseless, shaped
+from sitebus.fleet.sources import PACKAGE
 
 _LOG = logging.getLogger("mitogen.sitebus")
 
-#: The beginning of the names that the agent's modules have on hosts.
-AGENT = "sitebus_agent"
+#: The module that is asked.
+AGENT = f"{PACKAGE}.agent"
 
 #: The largest thing that may come or go at once.
 LARGEST = 32 << 20
@@ -51,14 +51,6 @@ _FAREWELL = 5.0
 _MOST_BLOCKS = 1000
 #: How long a new context may take to say what it is, once it is there; seconds.
 _GREETING = 10.0
-
-
-def agent_sources() -> dict[str, tuple[str, bytes]]:
-    """Answer the agent's modules, by the names that they have on hosts."""
-    folder = Path(__file__).parent
-    return {
-        f"sitebus_{path.stem}": (str(path), path.read_bytes()) for path in folder.glob("agent*.py")
-    }
 
 
 class _Broker(mitogen.master.Broker):  # type: ignore[misc]
@@ -109,7 +101,7 @@ class Trust:
         self.router.debug = debug
         self._numbers = itertools.count(1)
         for name, (path, source) in sources.items():
-            self.router.responder.add_source_override(name, path, source, False)
+            self.router.responder.add_source_override(name, path, source, "." not in name)
         for name in (*sources, *allow):
             self.router.responder.whitelist_prefix(name)
         #: The numbers that were given to hosts for processes of theirs, and by which way.
@@ -182,7 +174,8 @@ class Trust:
             # Of a host that is gone, or does not say what mitogen would, on the way to this one.
             raise self.connect_error(" ".join(str(error).split())) from None
         if via is not None and not self._is_its_own(context, via.context):
-            self.router._context_by_id = known
+            with self.router._write_lock:
+                self.router._context_by_id[context.context_id] = known.get(context.context_id)
             raise self.connect_error("it answers with a process that is not its own")
         return Link(self, host, context)
 
@@ -450,4 +443,4 @@ if mitogen.parent._preexec_hook is None:
 # Its errors are told as ours; what it logs is for those who ask for it.
 logging.getLogger("mitogen").addHandler(logging.NullHandler())
 
-__all__ = ["AGENT", "Choice", "Feed", "Link", "Trust", "agent_sources", "write_log"]
+__all__ = ["AGENT", "Choice", "Feed", "Link", "Trust", "write_log"]

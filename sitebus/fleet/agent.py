@@ -1,8 +1,9 @@
 """What runs on a host for the one who opened the fleet: it starts what is asked for, and answers.
 
 This module and its siblings ``agent_*.py`` are sent to the host over the connection, and know no
-more than the standard library there, from Python 3.8 on: they import nothing of sitebus, nor each
-other.
+more than the standard library there, from Python 3.8 on: they import nothing of sitebus but each
+other, line by line as ``from sitebus.fleet.agent… import``, which is told to hosts with the name
+that their package has there.
 What is asked for runs in a thread of its own, so that the next thing can be asked for meanwhile;
 what others wrote has a process of its own, which can be ended.
 Values come and go as JSON; only a `Wire` carries bytes.

@@ -6,24 +6,14 @@ Only the standard library, as Python 3.8 has it; nothing of sitebus. What comes 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
 import tarfile
 from typing import Any, Dict, Iterator  # noqa: UP035 - as Python 3.8 has it
 
-#: As `sitebus.fleet.agent_programs` has them, which may not be imported there.
-_END, _TAKEN, _EACH, _CHUNK = b"e", b"a", 512 << 10, 128 << 10
-
-#: If more files than these are to be on the disk, all of the disk is waited for.
-_MANY = 300
-
-
-def free(folder: str) -> int:
-    """Answer how many bytes this user may still write below a directory."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+from sitebus.fleet.agent_disk import MANY, failure, free, full, leads_out, sync, sync_disk, unlink
+from sitebus.fleet.agent_programs import CHUNK, EACH, END, TAKEN
 
 
 def receive_file(wire: Any, told: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +30,7 @@ def receive_file(wire: Any, told: dict[str, Any]) -> dict[str, Any]:
         _sweep(folder, f".{os.path.basename(path)[:200]}.sitebus-")
         room = free(folder)
         if room < told["size"]:
-            return _full(told["size"], room, folder)
+            return full(told["size"], room, folder)
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb", 0) as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)
             size = _copy(_data(wire), file)
@@ -50,12 +40,12 @@ def receive_file(wire: Any, told: dict[str, Any]) -> dict[str, Any]:
             os.utime(file.fileno(), (told["mtime"], told["mtime"]))
             os.fsync(file.fileno())
         os.replace(draft, path)
-        sync_folder(folder)
+        sync(folder)
     except Cut:
-        _unlink(draft)
+        unlink(draft)
         return {"refused": "cut"}
     except OSError as error:
-        _unlink(draft)
+        unlink(draft)
         return failure(error, folder, told["size"])
     return {"path": path, "bytes": size}
 
@@ -76,12 +66,12 @@ def _data(wire: Any) -> Iterator[memoryview]:
     """Answer the data that comes over the wire, up to its end."""
     taken = 0
     for message in wire:
-        if message[:1] == _END:
+        if message[:1] == END:
             return
         yield memoryview(message)[1:]
         taken += len(message) - 1
-        if taken >= _EACH:
-            wire.send(_TAKEN + b"%d" % taken)
+        if taken >= EACH:
+            wire.send(TAKEN + b"%d" % taken)
             taken = 0
     raise Cut
 
@@ -98,35 +88,6 @@ def _copy(chunks: Iterator[memoryview], file: Any) -> int:
 
 def _draft(name: str) -> str:
     return f".{name[:200]}.sitebus-{os.urandom(6).hex()}"
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
-
-
-def sync_folder(path: str) -> None:
-    """Have the names in a directory outlast a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _full(needed: int, room: int, folder: str) -> dict[str, Any]:
-    return {"refused": "full", "needed": needed, "free": room, "folder": folder}
-
-
-def failure(error: OSError, folder: str, needed: int = 0) -> dict[str, Any]:
-    """Answer what a host says of an error of its system."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _full(needed, free(folder), folder)
-    kind = "denied" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "error"
-    path = error.filename if isinstance(error.filename, str) else folder
-    return {"refused": kind, "said": (error.strerror or str(error)).lower(), "path": path}
 
 
 # Trees.
@@ -147,7 +108,7 @@ def begin_tree(dest: str, name: str, size: int) -> dict[str, Any]:
         _sweep(folder, f".{name[:200]}.sitebus-")
         room = free(folder)
         if room < size:
-            return _full(size, room, folder)
+            return full(size, room, folder)
         draft = os.path.join(folder, _draft(name))
         os.mkdir(draft, 0o700)
         _held[draft] = _lock(draft)
@@ -186,7 +147,7 @@ def _sweep(folder: str, prefix: str) -> None:
             if os.path.isdir(path):
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                _unlink(path)
+                unlink(path)
             os.close(fd)
 
 
@@ -201,7 +162,7 @@ def finish_tree(path: str, draft: str, mode: int) -> dict[str, Any]:
             shutil.rmtree(draft, ignore_errors=True)
         else:
             os.rename(draft, path)
-        sync_folder(folder)
+        sync(folder)
     except OSError as error:
         drop_tree(draft)
         return failure(error, folder)
@@ -228,8 +189,8 @@ def sync_files(folder: str) -> None:
     for parent, names, files in os.walk(folder):
         paths += [os.path.join(parent, name) for name in (*names, *files)]
     paths = [path for path in paths if not os.path.islink(path)]
-    if len(paths) > _MANY:
-        _sync_disk(folder)
+    if len(paths) > MANY:
+        sync_disk(folder)
         return
     for path in reversed(paths):
         fd = os.open(path, os.O_RDONLY)
@@ -237,20 +198,6 @@ def sync_files(folder: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-def _sync_disk(folder: str) -> None:
-    """Wait for all that anybody has written to a disk: once, rather than for thousands of files."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        import ctypes
-
-        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), folder)
-    except (ImportError, AttributeError):
-        os.sync()
-    finally:
-        os.close(fd)
 
 
 def _exchange(one: str, other: str) -> None:
@@ -358,7 +305,7 @@ def _unpack(
     with open(os.open(path, flags, 0o600), "wb") as file:
         source = archive.extractfile(member)
         assert source is not None
-        shutil.copyfileobj(source, file, _CHUNK)
+        shutil.copyfileobj(source, file, CHUNK)
     _set(path, member)
     return member.size
 
@@ -366,11 +313,3 @@ def _unpack(
 def _set(path: str, member: tarfile.TarInfo) -> None:
     os.chmod(path, member.mode & 0o777)
     os.utime(path, (member.mtime, member.mtime))
-
-
-def leads_out(name: str, target: str) -> bool:
-    """Tell whether a link of that name leads out of the tree that it is in."""
-    if target.startswith("/"):
-        return True
-    place = os.path.normpath(os.path.join(os.path.dirname(name), target))
-    return place == ".." or place.startswith("../")

@@ -9,6 +9,7 @@ sent to the host, which has perhaps another version, or none.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -53,12 +54,12 @@ def take(
     path = _place(paths)
     try:
         descriptor = _open(path)
+        try:
+            return _take(descriptor, token, holder, stale)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         return {"error": f"{path}: {error.strerror or error}"}
-    try:
-        return _take(descriptor, token, holder, stale)
-    finally:
-        os.close(descriptor)
 
 
 def free(paths: list[str], token: str) -> bool:
@@ -128,9 +129,11 @@ def _read(descriptor: int) -> dict[str, Any]:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    os.ftruncate(descriptor, 0)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.write(descriptor, data)
+    # What was there is overwritten, not removed first: on a full disk its place may be lost.
+    written = os.pwrite(descriptor, data, 0)
+    if written < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.ftruncate(descriptor, written)
 
 
 def _holds(found: dict[str, Any], stale: float) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import getpass
-import http.client
 import os
 import platform
 import selectors
@@ -22,7 +21,10 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sitebus.fleet.agent import GROUPS
+
 if TYPE_CHECKING:
+    import http.client
     from collections.abc import Iterator
 
     Environment = dict[str, str]
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 MOST_BODY = 64 << 10
 #: How long a command that was launched is watched for an early end; seconds.
 WATCH = 0.2
+
+
+#: What was launched and did not end at once, by process: where it writes, and from where on.
+_launched: dict[int, tuple[subprocess.Popen[bytes], str, int]] = {}
 
 
 class RunError(Exception):
@@ -113,9 +119,7 @@ def _run(
     timeout: float | None,
 ) -> Iterator[tuple[str, Any]]:
     process = _popen(argv, cwd, env, subprocess.PIPE, subprocess.PIPE)
-    agent = sys.modules.get("sitebus_agent")
-    groups: set[int] = getattr(agent, "GROUPS", set())
-    groups.add(process.pid)
+    GROUPS.add(process.pid)
 
     def kill() -> None:
         with contextlib.suppress(OSError):
@@ -133,7 +137,7 @@ def _run(
         # Also what it has left behind: it was not asked to stay.
         kill()
         process.wait()
-        groups.discard(process.pid)
+        GROUPS.discard(process.pid)
         for pipe in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(OSError):
                 if pipe is not None:
@@ -143,7 +147,8 @@ def _run(
 def _popen(
     argv: list[str], cwd: str | None, env: Environment | None, out: Any, err: Any
 ) -> subprocess.Popen[bytes]:
-    if isinstance(argv, str) or not argv:
+    words: Any = argv
+    if not words or isinstance(words, str):
         raise CannotRun("no command is named; give its name, and each argument, as a list")
     stdin = subprocess.PIPE if out == subprocess.PIPE else subprocess.DEVNULL
     try:
@@ -234,16 +239,31 @@ def launch(argv: list[str], cwd: str | None, env: Environment | None, log: str |
     try:
         status = process.wait(WATCH)
     except subprocess.TimeoutExpired:
+        _launched[process.pid] = (process, out, before)
         # Reaped when it ends before the agent does, which has nothing else to wait for.
         threading.Thread(target=process.wait, daemon=True).start()
         return process.pid
     if status:
-        last = _last_line(out, before)
-        raise LaunchFailed(
-            f"{argv[0]} has ended at once with status {status}{': ' if last else ''}{last}; "
-            "run it there by hand"
-        )
+        raise LaunchFailed(_how_it_ended(argv[0], "ended at once", status, out, before))
     return process.pid
+
+
+def _how_it_ended(name: str, ended: str, status: int, log: str, begin: int) -> str:
+    last = _last_line(log, begin)
+    return (
+        f"{name} has {ended} with status {status}{': ' if last else ''}{last}; run it there by hand"
+    )
+
+
+def outcome(pid: int, name: str) -> None:
+    """Return if what was launched runs still, or has ended well.
+
+    Raises:
+        LaunchFailed: It has not.
+    """
+    process, log, begin = _launched.get(pid, (None, "", 0))
+    if process is not None and process.poll():
+        raise LaunchFailed(_how_it_ended(name, "ended", process.returncode, log, begin))
 
 
 def _last_line(path: str, begin: int) -> str:
@@ -292,52 +312,44 @@ def _user() -> str:
         return str(os.geteuid())
 
 
-class _Unix(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def fetch(url: str, timeout: float, addresses: list[str]) -> dict[str, Any]:
     """Answer what a URL says; a path is asked for at the first of the site's *addresses*.
 
     Raises:
         CannotFetch: There is no answer.
     """
+    import http.client  # large, and most of what hosts are asked needs none of it
+
     began = time.monotonic()
-    connection, target = _towards(url, timeout, addresses)
     try:
-        connection.request("GET", target, headers={"User-Agent": "sitebus-fleet"})
-        answer = connection.getresponse()
-        body = answer.read(MOST_BODY).decode("utf-8", "replace")
+        connection, target = _towards(url, timeout, addresses)
+        with contextlib.closing(connection):
+            connection.request("GET", target, headers={"User-Agent": "sitebus-fleet"})
+            answer = connection.getresponse()
+            body = answer.read(MOST_BODY).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
         raise CannotFetch(f"no answer from {url}: {reason}; see the site's log") from None
-    finally:
-        connection.close()
     return {"status": answer.status, "body": body, "seconds": round(time.monotonic() - began, 4)}
 
 
 def _towards(
     url: str, timeout: float, addresses: list[str]
 ) -> tuple[http.client.HTTPConnection, str]:
+    import http.client
+
     if url.startswith("/"):
         if not addresses:
             raise CannotFetch(f"there is no address to ask for {url}; start the site")
         first = addresses[0]
         if first.startswith("unix:"):
-            return _Unix(first[len("unix:") :], timeout), url
+            return _by_socket(first[len("unix:") :], timeout), url
         host, _, port = first.rpartition(":")
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(host, host)
         return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout), url
     try:
         parts = urlsplit(url)
-        port = parts.port
+        number = parts.port
     except ValueError as error:
         raise CannotFetch(f"{url} is no URL: {error}; write http://HOST/PATH, or a path") from None
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
@@ -345,4 +357,18 @@ def _towards(
         raise CannotFetch(f"{url} is no URL of http; write http://HOST/PATH, or a path")
     target = parts.path or "/"
     target = f"{target}?{parts.query}" if parts.query else target
-    return kind(parts.hostname, port, timeout=timeout), target
+    return kind(parts.hostname, number, timeout=timeout), target
+
+
+def _by_socket(path: str, timeout: float) -> http.client.HTTPConnection:
+    import http.client
+
+    connection = http.client.HTTPConnection("localhost", timeout=timeout)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.sock.settimeout(timeout)
+        connection.sock.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection

@@ -8,16 +8,24 @@ These are the rules of ``sitebus-ctl``, of which nothing is installed where this
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
 import re
 import socket
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from sitebus.fleet.agent_http import (
+    Ended,
+    NoSite,
+    SiteError,
+    SiteRefused,
+    TimedOut,
+    ask,
+    events,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,41 +36,14 @@ if TYPE_CHECKING:
 
 #: The protocol that is spoken here.
 API = 1
-
-#: How long an answer may take that nobody asked to wait for; seconds.
-PATIENCE = 15.0
 #: The longest that one request waits; the site refuses more.
 LONGEST_WAIT = 60.0
 #: How often a site is looked for that is not there yet: nobody tells when a socket appears.
 LOOK = 0.1
+#: How often it is seen to whether who starts a site is still there.
+LOOK_AGAIN = 1.0
 #: How long a site may take to have another socket than the one it was asked by to restart.
 MOVING = 5.0
-
-
-class SiteError(Exception):
-    """Something that was asked of a site was not done."""
-
-    is_the_agents = True
-
-    def __init__(self, sentence: str, **fields: Any) -> None:
-        super().__init__(sentence)
-        self.fields = fields
-
-
-class NoSite(SiteError):
-    """No site answers."""
-
-
-class Ended(NoSite):
-    """The site closed the connection before it had answered."""
-
-
-class SiteRefused(SiteError):
-    """The site says no."""
-
-
-class SiteDenied(SiteRefused):
-    """The site says no to this user."""
 
 
 class VersionMismatch(SiteError):
@@ -71,10 +52,6 @@ class VersionMismatch(SiteError):
 
 class JobFailed(SiteError):
     """What the site was asked for ended badly."""
-
-
-class TimedOut(SiteError):
-    """It takes longer than it may."""
 
 
 # Which site.
@@ -204,108 +181,6 @@ def _socket_in(path: str) -> str | None:
     return os.path.join(here, os.path.expanduser(said.replace("${here}", here)))
 
 
-# Requests.
-
-
-def ask(path: str, method: str, target: str, said: Said | None = None, wait: float = 0.0) -> Any:
-    """Answer what the site behind a socket says; *wait* is how long it was asked to wait.
-
-    Raises:
-        NoSite: There is none.
-        SiteRefused: It says no.
-    """
-    body = b"" if said is None else json.dumps(said).encode()
-    head = f"{method} {target} HTTP/1.1\r\nHost: sitebus\r\nConnection: close\r\n"
-    with _connected(path) as sock:
-        sock.settimeout(PATIENCE + wait)
-        with contextlib.suppress(BrokenPipeError):  # it has answered already
-            sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        with sock.makefile("rb") as stream:
-            status, answer = _answer(path, stream)
-    _check(status, answer)
-    return answer
-
-
-def _answer(path: str, stream: Any) -> tuple[int, Any]:
-    try:
-        status, fields = _head(stream)
-        return status, _body(stream, fields)
-    except socket.timeout:  # noqa: UP041 - no TimeoutError before Python 3.10
-        raise TimedOut(f"the site behind {path} is silent; see its log") from None
-    except OSError:
-        raise Ended(f"the site behind {path} has ended; start it") from None
-
-
-@contextlib.contextmanager
-def _connected(path: str) -> Iterator[socket.socket]:
-    """Connect; whoever stops this thread's work closes the connection."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(PATIENCE)
-    try:
-        sock.connect(path)
-    except OSError as error:
-        sock.close()
-        raise _unreachable(path, error) from None
-
-    def close() -> None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-
-    thread = threading.current_thread()
-    on_stop = getattr(thread, "on_stop", None)
-    if on_stop is not None:
-        on_stop(close)
-    try:
-        yield sock
-    finally:
-        if on_stop is not None:
-            cast(Any, thread).not_on_stop(close)
-        sock.close()
-
-
-def _unreachable(path: str, error: OSError) -> SiteError:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        sentence = f"this user may not use the control socket {path}; see [control] operators"
-        return SiteDenied(sentence, code=403)
-    if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOTSOCK):
-        return NoSite(f"no site answers on {path}; start it")
-    return NoSite(f"cannot reach {path}: {(error.strerror or str(error)).lower()}; start it")
-
-
-def _check(status: int, answer: Any) -> None:
-    if status < 400:
-        return
-    known = isinstance(answer, dict) and isinstance(answer.get("error"), str)
-    sentence = answer["error"] if known else f"the site answers with status {status}"
-    more = {key: each for key, each in answer.items() if key != "error"} if known else {}
-    raise (SiteDenied if status == 403 else SiteRefused)(sentence, code=status, more=more)
-
-
-def _head(stream: Any) -> tuple[int, dict[str, str]]:
-    words = stream.readline().split()
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-        raise ConnectionResetError("no answer")
-    fields = {}
-    line = stream.readline().strip()
-    while line:
-        name, _, value = line.decode("latin-1").partition(":")
-        fields[name.lower()] = value.strip()
-        line = stream.readline().strip()
-    return int(words[1]), fields
-
-
-def _body(stream: Any, fields: dict[str, str]) -> Any:
-    length = int(fields.get("content-length") or 0)
-    data = stream.read(length)
-    if len(data) < length:
-        raise ConnectionResetError("half an answer")
-    text = data.decode("utf-8", "replace")
-    try:
-        return json.loads(text) if fields.get("content-type") == "application/json" else text
-    except ValueError:
-        raise ConnectionResetError("no answer") from None
-
-
 def look(where: Where, target: str) -> Any:
     """Answer what a site says at ``/v1/`` *target*."""
     path, told = find(where)
@@ -409,15 +284,34 @@ def restart(where: Where, force: bool, wait: float) -> Said:
     return _ready(places, end, min(end, time.monotonic() + MOVING), before["boot"])
 
 
-def wait_ready(where: Where, wait: float) -> Said:
+def wait_ready(where: Where, wait: float, pid: int = 0) -> Said:
     """Answer the status of a site as soon as there is one, and it is ready.
+
+    Args:
+        where: The site.
+        wait: For so many seconds at most.
+        pid: Who starts it, if that is known; once this process has gone, a site is there, or will
+            not come.
 
     Raises:
         NoSite: There is none in time.
         TimedOut: It is not ready in time.
     """
     end = time.monotonic() + wait
-    return _ready([where], end, end, "")
+    while pid and _is_there(pid) and (left := end - time.monotonic()) > 0:
+        with contextlib.suppress(NoSite, TimedOut):
+            soon = time.monotonic() + min(left, LOOK_AGAIN)
+            return _ready([where], soon, soon, "")
+    appears = end if not pid or _is_there(pid) else min(end, time.monotonic() + LOOK_AGAIN)
+    return _ready([where], end, appears, "")
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _ready(places: list[Where], end: float, appears: float, not_boot: str) -> Said:
@@ -455,7 +349,7 @@ def _pause(seconds: float) -> None:
 def _wait_for_news(path: str, last: str, seconds: float) -> None:
     """Return when something has happened, the site has ended its answer, or time is over."""
     with contextlib.suppress(socket.timeout, OSError):
-        for _ in _follow(path, "/v1/events", last, seconds):
+        for _ in events(path, "/v1/events", last, seconds):
             return
 
 
@@ -468,7 +362,7 @@ def follow(where: Where, target: str, channels: str, last: str, on: bool) -> Ite
     query = f"/v1/{target}?channel={quote(channels)}&follow={'yes' if on else 'no'}"
     while True:
         with contextlib.suppress(ConnectionError):  # as abrupt an end as any
-            for each in _follow(path, query, last, None):
+            for each in events(path, query, last, None):
                 last = each[0] or last
                 yield each
         if not on:
@@ -478,26 +372,3 @@ def follow(where: Where, target: str, channels: str, last: str, on: bool) -> Ite
             ask(path, "GET", "/v1/version", wait=LONGEST_WAIT)
         except NoSite:
             return
-
-
-def _follow(path: str, target: str, last: str, seconds: float | None) -> Iterator[list[Any]]:
-    with _connected(path) as sock:
-        field = f"Last-Event-ID: {last}\r\n" if last else ""
-        sock.sendall(f"GET {target} HTTP/1.1\r\nHost: sitebus\r\n{field}\r\n".encode())
-        with sock.makefile("rb") as stream:
-            status, fields = _head(stream)
-            if status != 200:
-                _check(status, _body(stream, fields))
-            sock.settimeout(seconds)
-            yield from _events(stream)
-
-
-def _events(stream: Any) -> Iterator[list[Any]]:
-    fields: dict[str, str] = {}
-    for line in stream:
-        name, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")
-        if name:
-            fields[name] = value
-        elif "data" in fields:
-            yield [fields.get("id", ""), fields.get("event", ""), json.loads(fields["data"])]
-            fields = {}

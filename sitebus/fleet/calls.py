@@ -6,7 +6,6 @@ do with the host's process when it is over.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import deque
@@ -20,6 +19,8 @@ from sitebus.errors import CallTimeout, FleetError, HostLost
 from sitebus.fleet.said import failure, read, senseless, shaped
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sitebus.fleet._mitogen import Feed
 
 #: How many items of a stream are read before more are asked for; less than the agent's window.
@@ -228,6 +229,8 @@ class Pending(Call):
 
     async def aresult(self) -> Any:
         """Answer what came of it without holding up the loop; raises as `result` does."""
+        import asyncio  # who awaits has it; for a command it would be the largest of its imports
+
         if self._done or self.feed is None:
             return self.result()
         loop, heard = asyncio.get_running_loop(), asyncio.Event()
@@ -247,6 +250,8 @@ class Pending(Call):
         return self.result()
 
     async def _hear_next(self, receiver: Any, heard: asyncio.Event) -> None:
+        import asyncio
+
         heard.clear()
         while not self._done and receiver.size():
             self.hear(receiver.get(block=False, throw_dead=False))

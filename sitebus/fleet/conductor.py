@@ -6,10 +6,18 @@ What was written down is enough for `replay` to know where a roll was when it wa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from sitebus.errors import CallTimeout, ConnectFailed, FleetError, HostLost, SitebusError
+from sitebus.errors import (
+    CallTimeout,
+    CannotJournal,
+    ConnectFailed,
+    FleetError,
+    HostLost,
+    SitebusError,
+)
 from sitebus.fleet.crowd import Ended, together
 from sitebus.fleet.operations import Order, Step, Target, steps_back
 from sitebus.fleet.rolling import Cause, Result, Roll, State, Wave
@@ -43,6 +51,14 @@ class Traces:
         self.to: dict[str, str | None] = {}
         self.steps: dict[str, set[Step]] = {}
         self.why: dict[str, str] = {}
+        self._causes: dict[str, str] = {}
+
+    def fault(self, host: str, why: str, back: bool) -> None:
+        """Note what went wrong on a host; on the way back, it is told besides what began it."""
+        if not back:
+            self._causes[host] = why
+        cause = self._causes.get(host, "")
+        self.why[host] = why if cause in ("", why) else f"{cause}; and on the way back: {why}"
 
 
 def replay(roll: Roll, records: Iterable[Mapping[str, Any]]) -> Traces:
@@ -72,7 +88,7 @@ def _replay_host(roll: Roll, traces: Traces, host: str, record: Mapping[str, Any
         traces.before.setdefault(host, record.get("before"))
         traces.to.setdefault(host, record.get("to"))
     if record.get("why"):
-        traces.why[host] = str(record["why"])
+        traces.fault(host, str(record["why"]), bool(record.get("back")))
 
 
 class Conductor:
@@ -83,7 +99,8 @@ class Conductor:
         order: What is done on each host.
         targets: The hosts, by name.
         traces: What is known of them already; the releases that are in place, above all.
-        tell: Is handed every event; called by several threads, one after the other.
+        tell: Is handed every event; called by several threads, one after the other. If it raises
+            `CannotJournal` when a host is to be begun with, that is not done.
     """
 
     def __init__(
@@ -107,31 +124,59 @@ class Conductor:
         return self.roll.result
 
     def _work(self, wave: Wave) -> None:
-        for host in wave.hosts:
-            self._apply(host, Cause.BEGIN, back=wave.back)
+        begin = self._begin_back if wave.back else self._begin_there
         work = self._back if wave.back else self._there
-        works = {host: partial(work, self.targets[host]) for host in wave.hosts}
+        works = {host: partial(work, self.targets[host]) for host in wave.hosts if begin(host)}
         for ended in together(works, len(works)):
             self._note(ended, wave.back)
+
+    def _begin_there(self, host: str) -> bool:
+        """Say that a host is begun with; tell whether it may be."""
+        known = {"before": self.traces.before.get(host), "to": self.traces.to.get(host)}
+        record = {"is": "host", "host": host, "cause": Cause.BEGIN, "state": State.RUNNING}
+        try:
+            self._tell({**record, "back": False, **known})
+        except CannotJournal:
+            # Nobody could know later what there is to go back to.
+            self.roll.stop()
+            return False
+        self.roll.apply(host, Cause.BEGIN)
+        return True
+
+    def _begin_back(self, host: str) -> bool:
+        self._apply(host, Cause.BEGIN, back=True)
+        return True
 
     def _note(self, ended: Ended[None], back: bool) -> None:
         cause, why = Cause.DONE, ""
         if ended.error is not None:
             cause = Cause.LOST if isinstance(ended.error, UNREACHED) else Cause.FAILED
-            why = self.traces.why[ended.name] = sentence_of(ended.error)
+            why = sentence_of(ended.error)
+            self.traces.fault(ended.name, why, back)
         self._apply(ended.name, cause, back=back, why=why, seconds=round(ended.seconds, 3))
 
     def _apply(self, host: str, cause: Cause, **more: Any) -> None:
         state = self.roll.apply(host, cause)
-        if state is State.RUNNING:
-            more |= {"before": self.traces.before.get(host), "to": self.traces.to.get(host)}
         told = {name: value for name, value in more.items() if value != ""}
         self._tell({"is": "host", "host": host, "cause": cause, "state": state, **told})
 
     def _there(self, target: Target) -> None:
-        for step in self.order.steps:
-            self._begin(target, step, back=False)
-            self._step(target, step, self.traces.to, self.order.checks, self.order.soak)
+        try:
+            for step in self.order.steps:
+                self._begin(target, step, back=False)
+                self._step(target, step, self.traces.to, self.order.checks, self.order.soak)
+        except FleetError:
+            if not self.order.changes_release:
+                self._let_in(target)
+            raise
+
+    def _let_in(self, target: Target) -> None:
+        """Undo the one thing that can be undone where no release has changed."""
+        if Step.DRAIN in self.traces.steps.get(target.name, ()):
+            self._begin(target, Step.UNDRAIN, back=True)
+            # Why it failed before is what there is to be told.
+            with suppress(FleetError):
+                target.admit()
 
     def _back(self, target: Target) -> None:
         for step in steps_back(self.traces.steps.get(target.name, ())):

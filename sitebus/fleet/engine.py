@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sitebus.errors import NoSite, RemoteError
 from sitebus.fleet import agent_run, agent_site
@@ -11,6 +11,8 @@ from sitebus.fleet.calls import Stream
 
 if TYPE_CHECKING:
     from sitebus.fleet.host import Host
+
+T = TypeVar("T")
 
 #: How much longer than the site the host may take to say so; seconds.
 _MARGIN = 20.0
@@ -32,7 +34,21 @@ class Event(NamedTuple):
 
 
 def _event(item: Sequence[Any]) -> Event:
-    return Event(*item)
+    number, name, said = item
+    return Event(str(number), str(name), said)
+
+
+def _plain(said: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(said)
+
+
+def _job(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {**said, "state": str(said["state"])}
+
+
+def _status(said: Mapping[str, Any]) -> dict[str, Any]:
+    addresses = [str(each) for each in said["addresses"]]
+    return {**said, "state": str(said["state"]), "addresses": addresses}
 
 
 class HostEngine:
@@ -52,14 +68,22 @@ class HostEngine:
     def __init__(self, host: Host) -> None:
         self.host = host
 
-    def _look(self, target: str) -> Any:
-        where = self.host.entry.where
-        return self.host.ask(agent_site.look, where, target, timeout=_MARGIN)
+    def _look(self, target: str, shape: Callable[[Any], T]) -> T:
+        return self._ask(agent_site.look, target, shape=shape)
 
     def _job(self, target: str, said: dict[str, Any] | None, wait: float) -> dict[str, Any]:
-        where = self.host.entry.where
-        patience = wait + _MARGIN
-        return dict(self.host.ask(agent_site.job, where, target, said, wait, timeout=patience))
+        return self._ask(agent_site.job, target, said, wait, wait=wait, shape=_job)
+
+    def _ask(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        wait: float = 0.0,
+        shape: Callable[[Any], T],
+    ) -> T:
+        given = self.host.entry.where, *args
+        found: T = self.host.ask(function, *given, timeout=wait + _MARGIN, shape=shape)
+        return found
 
     # How it stands.
 
@@ -73,19 +97,19 @@ class HostEngine:
 
     def version(self) -> dict[str, Any]:
         """Answer who it is: releases, process, name, file."""
-        return dict(self._look("version"))
+        return self._look("version", _plain)
 
     def status(self) -> dict[str, Any]:
         """Answer how it stands: state, readiness, addresses, requests, workers, running jobs."""
-        return dict(self._look("status"))
+        return self._look("status", _status)
 
     def workers(self) -> list[dict[str, Any]]:
         """Answer each worker process."""
-        return list(self._look("workers")["workers"])
+        return self._look("workers", lambda said: list(said["workers"]))
 
     def jobs(self) -> list[dict[str, Any]]:
         """Answer what was asked for, and what became of it."""
-        return list(self._look("jobs")["jobs"])
+        return self._look("jobs", lambda said: list(said["jobs"]))
 
     # Commands.
 
@@ -100,11 +124,19 @@ class HostEngine:
             self._job("start", None, wait)
         except NoSite:
             running = False
-        if not running:
-            self._launch()
-        return self.wait_ready(wait) if wait else {}
+        pid = 0 if running else self._launch()
+        if not wait:
+            return {}
+        try:
+            return self._ask(agent_site.wait_ready, wait, pid, wait=wait, shape=_plain)
+        except NoSite:
+            # What it wrote last says more than that it is not there.
+            if pid:
+                self.host.ask(agent_run.outcome, pid, "the command that starts the site")
+            raise
 
-    def _launch(self) -> None:
+    def _launch(self) -> int:
+        """Have it started; answer the process that was told to, if there is one."""
         entry = self.host.entry
         if entry.unit is not None:
             done = self.host.exec(["systemctl", "start", entry.unit], timeout=_UNIT)
@@ -115,13 +147,14 @@ class HostEngine:
         elif entry.start is not None:
             log = None if entry.root is None else f"{entry.root}/start.log"
             command = ["/bin/sh", "-c", f"exec {entry.start}"]
-            self.host.ask(agent_run.launch, command, entry.root, None, log)
+            return int(self.host.ask(agent_run.launch, command, entry.root, None, log))
         else:
             raise NoSite(
                 self.host.name,
                 "no site runs, and the file does not say how to start it; say unit = NAME or "
                 "start = COMMAND in [site]",
             )
+        return 0
 
     def stop(self, wait: float = 60.0) -> dict[str, Any]:
         """Have it serve no more; process and sockets stay."""
@@ -129,8 +162,7 @@ class HostEngine:
 
     def exit(self, wait: float = 60.0) -> dict[str, Any]:
         """End the site; answer when its sockets are closed."""
-        where = self.host.entry.where
-        return dict(self.host.ask(agent_site.leave, where, wait, timeout=wait + _MARGIN))
+        return self._ask(agent_site.leave, wait, wait=wait, shape=_job)
 
     def graceful(self, wait: float = 60.0) -> dict[str, Any]:
         """Replace its workers one by one; without workers, reload in place."""
@@ -145,10 +177,7 @@ class HostEngine:
 
         With *force*, that is done without a trial of the new one.
         """
-        where = self.host.entry.where
-        # The trial, the stop and the start may each take as long.
-        patience = wait + _MARGIN
-        return dict(self.host.ask(agent_site.restart, where, force, wait, timeout=patience))
+        return self._ask(agent_site.restart, force, wait, wait=wait, shape=_plain)
 
     def scale(self, count: int, wait: float = 60.0) -> dict[str, Any]:
         """Have so many workers."""
@@ -160,14 +189,11 @@ class HostEngine:
 
     def ready(self, wanted: bool) -> dict[str, Any]:
         """Say whether it wants requests, which ``/readyz`` tells load balancers."""
-        where = self.host.entry.where
-        return dict(self.host.ask(agent_site.ready, where, wanted, timeout=_MARGIN))
+        return self._ask(agent_site.ready, wanted, shape=_plain)
 
     def wait_ready(self, timeout: float = 60.0) -> dict[str, Any]:
         """Answer its status as soon as it is there, and ready."""
-        where = self.host.entry.where
-        patience = timeout + _MARGIN
-        return dict(self.host.ask(agent_site.wait_ready, where, timeout, timeout=patience))
+        return self._ask(agent_site.wait_ready, timeout, wait=timeout, shape=_plain)
 
     def publish(self, channel: str, *args: Any, wait: float = 10.0, **kwargs: Any) -> Any:
         """Publish on a channel in every process of the site; answer what the listeners did.

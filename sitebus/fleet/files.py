@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from shutil import which
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from sitebus.errors import (
     CannotWrite,
@@ -25,12 +25,15 @@ from sitebus.errors import (
     NotATree,
     TransferFailed,
 )
-from sitebus.fleet import agent_files
+from sitebus.fleet import agent_disk, agent_files
 from sitebus.fleet.agent_programs import CHUNK, DATA, END, TAKEN, Outgoing
-from sitebus.fleet.shim import Shim
+from sitebus.fleet.said import shaped
+from sitebus.fleet.shim import ANYHOW, Shim
 
 if TYPE_CHECKING:
     from sitebus.fleet.host import Host
+
+T = TypeVar("T")
 
 #: Called with how many bytes have gone, and how many there are; from any thread.
 Progress = Callable[[int, int], object]
@@ -157,7 +160,7 @@ class Upload:
         try:
             for message in self._wire:
                 if message[:1] == TAKEN:
-                    self._outgoing.taken(int(message[1:]))
+                    self._outgoing.taken(shaped(self._wire.host, int, message[1:]))
             self._found = self._wire.result()
         except FleetError as error:
             self._error = error
@@ -176,6 +179,18 @@ def send(upload: Upload, write: Callable[[Upload], object]) -> Mapping[str, Any]
             upload.finish(is_whole=False)
         raise
     return upload.finish()
+
+
+def unless_refused(
+    host: str, what: str, shape: Callable[[Mapping[str, Any]], T]
+) -> Callable[[Any], T]:
+    """Answer what gives a host's answer a shape, or raises what its refusal means."""
+
+    def read(answer: Mapping[str, Any]) -> T:
+        refuse(host, answer, what)
+        return shape(answer)
+
+    return read
 
 
 def refuse(host: str, answer: Mapping[str, Any], what: str) -> None:
@@ -209,9 +224,10 @@ def _push_file(host: Host, path: str, about: os.stat_result, dest: str, meter: M
     with open(path, "rb") as file:
         upload = Upload(host, meter, agent_files.receive_file, told)
         answer = send(upload, lambda it: [it.write(data) for data in _pieces(file.read)])
-    refuse(host.name, answer, path)
     meter.end()
-    return Pushed(answer["path"], answer["bytes"], meter.sent)
+    read = unless_refused(host.name, path, lambda it: (str(it["path"]), int(it["bytes"])))
+    place, size = shaped(host.name, read, answer)
+    return Pushed(place, size, meter.sent)
 
 
 def _pieces(read: Callable[[int], bytes]) -> Iterable[bytes]:
@@ -223,23 +239,24 @@ def _pieces(read: Callable[[int], bytes]) -> Iterable[bytes]:
 
 def _push_tree(host: Host, path: str, dest: str, meter: Meter, how: How) -> Pushed:
     name = os.path.basename(path)
-    begun = host.call(agent_files.begin_tree, dest, name, meter.total)
-    refuse(host.name, begun, path)
-    draft = str(begun["draft"])
+    read = unless_refused(
+        host.name, path, lambda it: (str(it["path"]), str(it["draft"]), it["rsync"] is True)
+    )
+    place, draft, there = host.ask(agent_files.begin_tree, dest, name, meter.total, shape=read)
     try:
-        if by_rsync(host, how, begun["rsync"]):
-            rsync(host, meter, path, draft, "-rlptc", f"--link-dest={begun['path']}", what=path)
+        if by_rsync(host, how, there):
+            rsync(host, meter, path, draft, "-rlptc", f"--link-dest={place}", what=path)
         else:
             archive(host, meter, path, draft, sorted(_below(path)), what=path)
-        mode = os.stat(path).st_mode & 0o777
-        done = host.call(agent_files.finish_tree, begun["path"], draft, mode)
+        given = place, draft, os.stat(path).st_mode & 0o777
+        done = unless_refused(host.name, path, lambda it: str(it["path"]))
+        place = host.ask(agent_files.finish_tree, *given, shape=done)
     except BaseException:
         with suppress(FleetError):
             host.call(agent_files.drop_tree, draft)
         raise
-    refuse(host.name, done, path)
     meter.end()
-    return Pushed(done["path"], meter.total, meter.sent)
+    return Pushed(place, meter.total, meter.sent)
 
 
 def by_rsync(host: Host, how: How, there: bool) -> bool:
@@ -275,13 +292,13 @@ def rsync(
             # The arguments go over the connection: no shell has its way with them.
             shim.rsync(
                 *("--protect-args", "--chmod=ug-s", *options, *told),
-                *("--", f"{path}/", f"{host.name}:{draft}/"),
+                *("--", f"{path}/", f"{ANYHOW}:{draft}/"),
                 input=data,
             )
         except TransferFailed as error:
             if "No space left" not in error.output and "quota" not in error.output:
                 raise
-            free = host.call(agent_files.free, draft)
+            free = host.ask(agent_disk.free, draft, shape=int)
             raise DiskFull(host.name, what, meter.total, free, draft) from error
 
 
@@ -306,7 +323,7 @@ def archive(
                 tar.add(os.path.join(path, name), name, recursive=False)
 
     upload = Upload(host, meter, agent_files.receive_tree, draft, meter.total, inside)
-    refuse(host.name, send(upload, write), what)
+    shaped(host.name, unless_refused(host.name, what, dict), send(upload, write))
 
 
 def _below(path: str) -> Iterable[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from sitebus.fleet.host import Host, is_standard
 from sitebus.fleet.inventory import HostEntry, Inventory
 from sitebus.fleet.lanes import Lanes
 from sitebus.fleet.selects import Select
+from sitebus.fleet.sources import agent_sources
 
 if TYPE_CHECKING:
     from sitebus.fleet._mitogen import Link, Trust
@@ -140,7 +140,7 @@ class Fleet:
             level = "DEBUG" if self._debug else "INFO"
             self._end_log = library.write_log(self._log, level)
         trust: Trust = library.Trust(
-            library.agent_sources(),
+            agent_sources(),
             self.allow,
             hears_logs=self._log is not None,
             debug=self._debug,
@@ -259,4 +259,6 @@ class Fleet:
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Do something in a thread, without holding up the loop."""
+        import asyncio
+
         return await asyncio.get_running_loop().run_in_executor(self._threads(), work)

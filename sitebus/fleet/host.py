@@ -14,15 +14,19 @@ from sitebus.fleet.calls import Call, Duplex, End, Pending, Stream
 from sitebus.fleet.engine import HostEngine
 from sitebus.fleet.inventory import HostEntry
 from sitebus.fleet.lanes import Lanes
+from sitebus.fleet.sources import PACKAGE
 
 if TYPE_CHECKING:
     from sitebus.fleet._mitogen import Link
     from sitebus.fleet.fleets import Fleet
     from sitebus.fleet.releases import Releases
 
-_OURS = "sitebus.fleet.agent"
+_ROOM = "sitebus.fleet"
+_OURS = f"{_ROOM}.agent"
 #: How much longer than a command the host may take to say that it was killed; seconds.
 _MARGIN = 5.0
+#: How long it may take to start a command that stays; seconds.
+_LAUNCH = 30.0
 
 
 class Completed(NamedTuple):
@@ -93,7 +97,7 @@ def function_of(function: Callable[..., Any], allow: Sequence[str]) -> Function:
         reason = "it belongs to an object, which stays here"
         raise NotForwarded(shown, reason, "use a function, or a method of a class")
     if module.startswith(_OURS):
-        return Function("sitebus_agent" + module.removeprefix(_OURS), name, True)
+        return Function(PACKAGE + module.removeprefix(_ROOM), name, True)
     allowed = any(module == each or module.startswith(f"{each}.") for each in allow)
     if not allowed and not is_standard(module):
         top = module.partition(".")[0]
@@ -306,10 +310,10 @@ class Host:
             CallTimeout: It was killed.
             RemoteError: There is no such command.
         """
-        given = list(argv), cwd, _env(env), input, timeout, limit
+        given = _words(argv), cwd, _env(env), input, timeout, limit
         patience = None if timeout is None else timeout + _MARGIN
-        told = self.ask(agent_run.execute, *given, timeout=patience)
-        return Completed(**told)
+        done: Completed = self.ask(agent_run.execute, *given, timeout=patience, shape=_completed)
+        return done
 
     def exec_stream(
         self,
@@ -324,8 +328,8 @@ class Host:
         Each is a pair: ``out`` or ``err`` and text, and at last ``status`` and a number. Closing
         the stream kills the command.
         """
-        given = list(argv), cwd, _env(env), input
-        return self.stream(agent_run.follow, *given, shape=tuple)
+        given = _words(argv), cwd, _env(env), input
+        return self.stream(agent_run.follow, *given, shape=_written)
 
     def launch(
         self,
@@ -342,20 +346,27 @@ class Host:
         Raises:
             RemoteError: There is no such command, or it has ended at once.
         """
-        pid = self.ask(agent_run.launch, list(argv), cwd, _env(env), log)
-        return int(pid)
+        given = _words(argv), cwd, _env(env), log
+        pid: int = self.ask(agent_run.launch, *given, timeout=_LAUNCH, shape=int)
+        return pid
 
     # The host.
 
     def facts(self, timeout: float | None = 15.0) -> dict[str, Any]:
         """Answer what it is, and how it does: Python, user, load, room on the disk."""
-        return dict(self.ask(agent_run.facts, self.entry.root, timeout=timeout))
+        found: dict[str, Any] = self.ask(
+            agent_run.facts, self.entry.root, timeout=timeout, shape=dict
+        )
+        return found
 
     def fetch(self, url: str, timeout: float = 5.0) -> Fetched:
         """Answer what a URL says, asked for from there; a path is asked of the site."""
         addresses = self.engine.status()["addresses"] if url.startswith("/") else []
-        told = self.ask(agent_run.fetch, url, timeout, addresses, timeout=timeout + _MARGIN)
-        return Fetched(**told)
+        given = url, timeout, addresses
+        fetched: Fetched = self.ask(
+            agent_run.fetch, *given, timeout=timeout + _MARGIN, shape=_fetched
+        )
+        return fetched
 
     def check(self) -> CheckReport:
         """Answer whether it can be driven, and if not, what stands in the way."""
@@ -394,6 +405,25 @@ class Host:
         if self.entry.root is None:
             raise FleetError(self.name, "no root is known; say root = DIRECTORY in [site]")
         return Releases(self, self.entry.root)
+
+
+def _words(argv: Sequence[str]) -> Sequence[str]:
+    # Which a string is as well, whose letters are no command; the agent refuses it.
+    return argv if isinstance(argv, str) else list(argv)
+
+
+def _completed(said: Mapping[str, Any]) -> Completed:
+    lost, status = int(said["lost"]), int(said["status"])
+    return Completed(status, str(said["out"]), str(said["err"]), lost)
+
+
+def _written(said: Sequence[Any]) -> tuple[str, Any]:
+    name, what = said
+    return str(name), int(what) if name == "status" else str(what)
+
+
+def _fetched(said: Mapping[str, Any]) -> Fetched:
+    return Fetched(int(said["status"]), str(said["body"]), float(said["seconds"]))
 
 
 def _env(env: Mapping[str, str] | None) -> dict[str, str] | None:

@@ -37,8 +37,6 @@ METHODS = (
     *("ssh", "local", "docker", "podman", "buildah"),
     *("kubectl", "lxc", "lxd", "incus", "jail", "setns"),
 )
-#: Those that are told which container is meant.
-_CONTAINERS = ("docker", "podman", "buildah", "lxc", "lxd", "incus", "jail", "setns")
 
 #: Only these variables set what the file does not: others are meant for the sites.
 _PREFIX = "SITEBUS_FLEET__"

@@ -33,7 +33,7 @@ def default_folder(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def new_id(now: float | None = None) -> str:
-    """Answer a name for a roll: sorted by name, rolls are sorted by time."""
+    """Answer a name for a roll, which tells when it was begun."""
     moment = time.localtime(time.time() if now is None else now)
     return f"{time.strftime('%Y%m%d-%H%M%S', moment)}-{os.urandom(2).hex()}"
 
@@ -189,11 +189,17 @@ def rolls(folder: Path) -> list[Past]:
             found.append(past(path))
         except BadJournal:
             continue  # one that was cut off before its first line, or no journal at all
-    return found
+    # Names tell the second, and the time of a place where clocks are set back each autumn.
+    return sorted(found, key=_begun_at, reverse=True)
 
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{_SUFFIX}"), reverse=True)
+
+
+def _begun_at(past: Past) -> float:
+    at = past.begun.get("at")
+    return at if isinstance(at, float) else 0.0
 
 
 def find(folder: Path, id: str) -> Past:

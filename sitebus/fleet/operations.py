@@ -121,7 +121,10 @@ class Target(Protocol):
         """Return if it is well, so many times over so many seconds."""
 
     def undrain(self) -> None:
-        """Have requests sent there again."""
+        """Have requests sent there again, and return when it takes them."""
+
+    def admit(self) -> None:
+        """Have requests sent there again as soon as it can take them."""
 
     def tidy(self) -> None:
         """Remove what is of no use any more."""
@@ -186,7 +189,11 @@ class HostTarget:
         found = known.get(release)
         if found is None:
             others = f"it has {', '.join(known)}" if known else "it has none"
-            raise FleetError(self.name, f"there is no release {release!r} ({others})")
+            raise FleetError(
+                self.name,
+                f"there is no release {release!r} ({others}), nor is a directory of that name "
+                "here to be sent",
+            )
         # One that was in place is good for that again, whoever has put it there.
         if not (found.is_whole or found.is_current or found.is_previous):
             raise FleetError(self.name, f"release {release!r} was not staged to its end")
@@ -197,7 +204,10 @@ class HostTarget:
 
     def activate(self, release: str | None) -> None:
         if release is None:
-            raise NoPreviousRelease(self.name, "it had no release before, to go back to")
+            raise NoPreviousRelease(
+                self.name,
+                "it had no release before to go back to; deploy a good one with --force",
+            )
         self.host.releases.activate(release)
 
     def graceful(self) -> None:
@@ -246,8 +256,11 @@ class HostTarget:
     def probe(self, checks: int, over: float) -> None:
         health.soak(self.host, checks, over, self._wait)
 
-    def undrain(self) -> None:
+    def admit(self) -> None:
         self.host.engine.ready(True)
+
+    def undrain(self) -> None:
+        self.admit()
         self.host.engine.wait_ready(timeout=self.order.timeout)
 
     def tidy(self) -> None:

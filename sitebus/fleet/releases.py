@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sitebus.errors import (
     BadReleaseId,
@@ -34,6 +34,8 @@ from sitebus.fleet.trees import LEFT_OUT, Tree, look
 
 if TYPE_CHECKING:
     from sitebus.fleet.host import Host
+
+T = TypeVar("T")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -76,6 +78,59 @@ class Release(NamedTuple):
     staged_at: float | None
     files: int | None
     size: int | None
+
+
+class State(NamedTuple):
+    """What a host has, and which of it is current, and was before that."""
+
+    current: str | None
+    previous: str | None
+    releases: tuple[Release, ...]
+
+
+class Begun(NamedTuple):
+    """Where a release goes on a host, and what of it there is not."""
+
+    draft: str
+    last: str | None
+    missing: tuple[int, ...]
+    rsync: bool
+
+
+def _begun(count: int) -> Callable[[Mapping[str, Any]], Begun | None]:
+    """Answer what reads a host's answer about a release with so many entries."""
+
+    def read(told: Mapping[str, Any]) -> Begun | None:
+        if told["there"]:
+            return None
+        missing = tuple(map(int, told["missing"]))
+        if not all(0 <= number < count for number in missing):
+            raise ValueError("an entry that there is not")
+        last = None if told["last"] is None else str(told["last"])
+        return Begun(str(told["draft"]), last, missing, told["rsync"] is True)
+
+    return read
+
+
+def _state(told: Mapping[str, Any]) -> State:
+    current, previous = _id_or_none(told["current"]), _id_or_none(told["previous"])
+    releases = tuple(
+        Release(
+            str(each["id"]),
+            bool(each["whole"]),
+            each["id"] == current,
+            each["id"] == previous,
+            None if each["staged"] is None else float(each["staged"]),
+            None if each["files"] is None else int(each["files"]),
+            None if each["bytes"] is None else int(each["bytes"]),
+        )
+        for each in told["releases"]
+    )
+    return State(current, previous, releases)
+
+
+def _id_or_none(told: object) -> str | None:
+    return None if told is None else str(told)
 
 
 def check_id(id: str) -> str:
@@ -128,46 +183,53 @@ class Releases:
         check_id(id)
         tree = path if isinstance(path, Tree) else look(path, leave_out)
         rows = [list(each) for each in tree.entries]
-        begun = self.host.call(agent_releases.begin, self.root, id, tree.digest, rows)
-        self._refuse(begun, id)
+        about = id, tree.digest, rows
+        begun = self._ask(agent_releases.begin, *about, id=id, shape=_begun(len(rows)))
         count = sum(each.kind != "d" for each in tree.entries)
-        if begun["there"]:
+        if begun is None:
             return Staged(id, count, tree.size, 0, True)
-        missing = [int(number) for number in begun["missing"]]
-        meter = Meter(sum(tree.entries[number].size for number in missing), progress)
+        meter = Meter(sum(tree.entries[number].size for number in begun.missing), progress)
         try:
-            self._send(tree, begun, missing, meter, how, id)
-            args = self.root, id, tree.digest, rows, missing
-            done = self.host.call(agent_releases.finish, *args)
+            self._send(tree, begun, meter, how, id)
+            self._ask(agent_releases.finish, *about, begun.missing, id=id, shape=dict)
         except BaseException:
             with suppress(FleetError):
                 self.host.call(agent_releases.abandon, self.root, id)
             raise
-        self._refuse(done, id)
         meter.end()
-        return Staged(id, done["files"], done["bytes"], meter.sent, False)
+        return Staged(id, count, tree.size, meter.sent, False)
+
+    def _ask(
+        self, function: Callable[..., Any], *args: Any, id: str, shape: Callable[[Any], T]
+    ) -> T:
+        """Have the agent do something; answer what it says in a shape."""
+
+        def read(answer: Mapping[str, Any]) -> T:
+            self._refuse(answer, id)
+            return shape(answer)
+
+        found: T = self.host.ask(function, self.root, *args, shape=read)
+        return found
 
     def _send(
         self,
         tree: Tree,
-        begun: Mapping[str, Any],
-        missing: Collection[int],
+        begun: Begun,
         meter: Meter,
         how: How,
         id: str,
     ) -> None:
-        if not missing:
+        if not begun.missing:
             return
-        draft, last = str(begun["draft"]), begun["last"]
-        names = [tree.entries[number].path for number in missing]
-        what = f"release {id}"
-        if files.by_rsync(self.host, how, begun["rsync"]):
+        names = [tree.entries[number].path for number in begun.missing]
+        host, place, what = self.host, (tree.path, begun.draft), f"release {id}"
+        if files.by_rsync(host, how, begun.rsync):
             # They are known to differ, whatever size and time say; what they were like helps.
-            basis = [] if last is None else [f"--link-dest={last}"]
+            basis = [] if begun.last is None else [f"--link-dest={begun.last}"]
             options = ("-pt", "--ignore-times", *basis)
-            files.rsync(self.host, meter, tree.path, draft, *options, names=names, what=what)
+            files.rsync(host, meter, *place, *options, names=names, what=what)
         else:
-            files.archive(self.host, meter, tree.path, draft, names, inside=True, what=what)
+            files.archive(host, meter, *place, names, inside=True, what=what)
 
     def activate(self, id: str) -> str | None:
         """Make a release the current one; answer which was before.
@@ -180,10 +242,9 @@ class Releases:
             BadReleaseId: Nothing is called that.
             FleetError: It was not made current; what was is so still.
         """
-        answer = self.host.call(agent_releases.activate, self.root, check_id(id))
-        self._refuse(answer, id)
-        was: str | None = answer["was"]
-        return was
+        return self._ask(
+            agent_releases.activate, check_id(id), id=id, shape=lambda it: _id_or_none(it["was"])
+        )
 
     def rollback(self) -> str:
         """Make the one before the current release the current one; answer which.
@@ -194,53 +255,36 @@ class Releases:
             NoPreviousRelease: There is none.
             FleetError: It was not made current; what was is so still.
         """
-        told = self._state()
-        if told["previous"] is None:
-            current = told["current"]
+        current, previous, _ = self._state()
+        if previous is None:
             said = f"release {current} is current, and" if current else "no release is current;"
             raise NoPreviousRelease(self.host.name, f"{said} nothing is known that was so before")
-        self.activate(str(told["previous"]))
-        return str(told["previous"])
+        self.activate(previous)
+        return previous
 
     def current(self) -> str | None:
         """Answer which release is current; None if there is none."""
-        current: str | None = self._state()["current"]
-        return current
+        return self._state().current
 
     def previous(self) -> str | None:
         """Answer which release a rollback leads to; None if there is none."""
-        previous: str | None = self._state()["previous"]
-        return previous
+        return self._state().previous
 
     def list(self) -> tuple[Release, ...]:
         """Answer all releases of the host, in the order in which they were staged."""
-        told = self._state()
-        return tuple(
-            Release(
-                each["id"],
-                each["whole"],
-                each["id"] == told["current"],
-                each["id"] == told["previous"],
-                each["staged"],
-                each["files"],
-                each["bytes"],
-            )
-            for each in told["releases"]
-        )
+        return self._state().releases
 
     def remove_old(self, keep: int = 5) -> tuple[str, ...]:
         """Remove all but the *keep* newest releases, and answer which those were.
 
         The current one and its previous stay, and what was not staged here.
         """
-        answer = self.host.call(agent_releases.remove_old, self.root, keep)
-        self._refuse(answer, "")
-        return tuple(answer["removed"])
+        return self._ask(
+            agent_releases.remove_old, keep, id="", shape=lambda it: tuple(map(str, it["removed"]))
+        )
 
-    def _state(self) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = self.host.call(agent_releases.state, self.root)
-        self._refuse(answer, "")
-        return answer
+    def _state(self) -> State:
+        return self._ask(agent_releases.state, id="", shape=_state)
 
     def _refuse(self, answer: Mapping[str, Any], id: str) -> None:
         """Raise what the host's refusal means, if it is one."""

@@ -195,6 +195,7 @@ class Roll:
         #: Whatever was begun with, in that order.
         self.touched: list[str] = []
         self._down = {host for host in plan.down if host in self.states}
+        self._excused: set[str] = set()
         self._stopped = False
         self._turned = False
 
@@ -225,6 +226,10 @@ class Roll:
         """Count these as unavailable until they are done with."""
         self._down.update(down)
 
+    def excuse(self, absent: Iterable[str]) -> None:
+        """Count these not as unavailable, whatever is known of them: somebody insists."""
+        self._excused.update(absent)
+
     @property
     def is_back(self) -> bool:
         """Whether it undoes what was done."""
@@ -244,8 +249,8 @@ class Roll:
     @property
     def unavailable(self) -> frozenset[str]:
         """The hosts that may not be serving."""
-        states = self.states.items()
-        return frozenset(self._down).union(host for host, at in states if at in _DOWN | _AT_WORK)
+        busy = {host for host, at in self.states.items() if at in _DOWN | _AT_WORK}
+        return frozenset(busy.union(self._down) - self._excused)
 
     @property
     def result(self) -> Result:

@@ -207,7 +207,11 @@ class Rollout:
             return self._run(left)
 
     def tell(self, record: Record) -> None:
-        """Write an event down, and hand it on."""
+        """Write an event down, and hand it on.
+
+        Raises:
+            CannotJournal: A host was to be begun with.
+        """
         record = {**record, "at": round(time.time(), 3)}
         with self._telling:
             if self._journal is not None:
@@ -217,6 +221,8 @@ class Rollout:
                     # To undo what was done is worth more than to have written it down.
                     self._journal = None
                     self.stop(str(error))
+                    if record.get("state") is State.RUNNING:
+                        raise
             self._tell_all(record)
 
     def _run(self, hosts: Sequence[str]) -> Report:
@@ -225,6 +231,9 @@ class Rollout:
             self._prepare(hosts)
             conductor = Conductor(self.roll, self.order, self.targets, self.traces, self.tell)
             result = str(conductor.run())
+            # As long as nobody else may roll, who might want just the release that goes.
+            if result == Result.DONE:
+                self._tidy()
         except RollRefused as error:
             refusal = error
         # Whoever leaves at once does so: the locks go with the links to the hosts.
@@ -245,7 +254,9 @@ class Rollout:
         }
         fresh = {name: each for name, each in looks.items() if name not in touched}
         verdict = judge(fresh, self.roll.plan.max_unavailable, self.force)
-        if not self.force:
+        if self.force:
+            self.roll.excuse(verdict.absent)
+        else:
             self.roll.expect(verdict.down)
         for name in verdict.absent:
             self.roll.apply(name, Cause.ABSENT)
@@ -295,8 +306,6 @@ class Rollout:
             raise RollRefused(f"{_hosts(len(why))} did not get the release", why)
 
     def _end(self, result: str, refusal: RollRefused | None = None) -> Report:
-        if result == Result.DONE:
-            self._tidy()
         why = dict(self.traces.why)
         if refusal is not None:
             why |= refusal.hosts
@@ -306,8 +315,14 @@ class Rollout:
         record: Record = {"is": "end", "id": self.id, "result": Result.STOPPED if left else result}
         self.tell({**record, "hosts": dict(self.roll.states), "why": why, "note": self.note})
         states = dict(self.roll.states)
-        unreachable = refusal is not None and self._unreachable
+        unreachable = self._unreachable if refusal is not None else self._is_lost(result)
         return Report(self.id, result, states, why, self._denied, self.note, unreachable)
+
+    def _is_lost(self, result: str) -> bool:
+        """Whether it failed only for hosts that nothing is known of any more."""
+        bad = self.roll.of(State.LOST, State.UNKNOWN)
+        worse = self.roll.of(State.FAILED, State.STUCK)
+        return result in (Result.FAILED, Result.BROKEN) and bool(bad) and not worse
 
     def _tidy(self) -> None:
         for ended in together({n: self.targets[n].tidy for n in self.roll.of(State.DONE)}):

@@ -60,7 +60,7 @@ def shaped(host: str, shape: Callable[[Any], T], said: Any) -> T:
     """
     try:
         return shape(said)
-    except (TypeError, ValueError, LookupError, AttributeError):
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
         raise senseless(host) from None
 
 

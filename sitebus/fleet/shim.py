@@ -29,6 +29,7 @@ from sitebus.errors import FleetError, ProgramMissing, TransferFailed
 from sitebus.fleet import agent_programs
 from sitebus.fleet.agent_programs import CHUNK, DATA, EACH, END, ERR, OUT, TAKEN, WINDOW
 from sitebus.fleet.passwords import NAMES
+from sitebus.fleet.said import shaped
 
 if TYPE_CHECKING:
     from sitebus.fleet.host import Host
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 Sent = Callable[[int], object]
 
 _PROGRAM = Path(__file__).with_name("shim_program.py")
+#: What the host may be called as well: its own name may be one that rsync takes for something else.
+ANYHOW = "there.sitebus.invalid"
 #: The longest name of a socket on every system that has any.
 _LONGEST = 100
 #: The longest command, as the system has it.
@@ -278,7 +281,7 @@ class _Conversation(threading.Thread):
     def run(self) -> None:
         answer = {"status": 255, "said": ""}
         try:
-            if self._told.host != self.host.name:
+            if self._told.host not in (self.host.name, ANYHOW):
                 answer["said"] = f"this leads to {self.host.name}, not to {self._told.host!r}"
                 return
             answer = self._talk()
@@ -310,9 +313,7 @@ class _Conversation(threading.Thread):
         feeder.start()
         try:
             self._take()
-            found = self._wire.result()
-            status = int(found["status"])
-            return {"status": 128 - status if status < 0 else status, "said": found["said"]}
+            return shaped(self.host.name, _answer, self._wire.result())
         finally:
             with self._lock:
                 self._is_over = True
@@ -328,7 +329,7 @@ class _Conversation(threading.Thread):
             letter = message[:1]
             if letter == TAKEN:
                 with self._lock:
-                    self._ahead -= int(message[1:])
+                    self._ahead -= shaped(self.host.name, int, message[1:])
                 self._nudge()
             elif letter in places:
                 self._write(places[letter], memoryview(message)[1:])
@@ -406,6 +407,11 @@ class _Conversation(threading.Thread):
     def _nudge(self) -> None:
         with suppress(BlockingIOError):
             os.write(self._woken, b".")
+
+
+def _answer(found: Any) -> dict[str, Any]:
+    status = int(found["status"])
+    return {"status": 128 - status if status < 0 else status, "said": str(found["said"])}
 
 
 def _sweep(own: Path) -> None:

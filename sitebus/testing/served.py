@@ -1,9 +1,9 @@
 """A real server for a test, in the test's own process: any application, or what an ini says.
 
 It is the site that `sitebus-serve` would make, on a free port, without what belongs to a process of
-its own: signals, reload, workers, control socket, daemon and the like. What it says is kept rather
-than written. Environment, import path and directory are as before when it is closed; what was
-imported stays imported, and belongs to the test as well.
+its own: signals, reload, workers, control socket, relay, daemon and the like. What it says is kept
+rather than written. Environment, import path and directory are as before when it is closed; what
+was imported stays imported, and belongs to the test as well.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ class ServedSite(live.Block):
     @property
     def _role(self) -> assembly.Role:
         # Of the plugins of ours, those that do nothing to the process.
-        return assembly.Role(_unheard, frozenset({"threads"}), around=self._counting)
+        own = frozenset({"threads"})
+        return assembly.Role(_unheard, own, around=self._counting, relayed=False)
 
     def _counting(self, faces: Faces) -> Faces:
         def asgi() -> Callable[..., Any]:

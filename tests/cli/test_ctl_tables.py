@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 
 import pytest
 
 from sitebus.cli import ctl_tables as tables
+from sitebus.cli.console import Console
 
 
 def test_an_event_is_told_with_the_time_when_it_happened() -> None:
@@ -19,6 +21,26 @@ def test_an_event_is_told_with_the_time_when_it_happened() -> None:
     now = tables.event("stopped", {"args": [], "at": time.time()})
     assert re.fullmatch(r"\d\d:\d\d:\d\d stopped", now)
     assert tables.event("lost", {"count": 3}).endswith(" 3 events were lost")
+
+
+def test_who_overhears_is_shown_below_who_listens() -> None:
+    """By pattern; a site that was started by an older sitebus does not say, and that is no harm."""
+    one = {"name": "shop.changed", "priority": 50, "asynchronous": False, "last": None}
+    told = {"channels": {"start": [{**one, "longest": 0.002}]}}
+    console = Console(io.StringIO())
+    before = tables.bus(console, told)
+    assert [line.split() for line in before] == [
+        ["CHANNEL", "PRIORITY", "LISTENER", "LAST", "LONGEST"],
+        ["start", "50", "shop.changed", "2.0", "ms"],
+    ]
+    overhearing = {"price.*": [{**one, "name": "Exports._export", "longest": None}]}
+    after = tables.bus(console, {**told, "overhearing": overhearing})
+    assert after[: len(before)] == before
+    assert [line.split() for line in after[len(before) :]] == [
+        [],
+        ["PATTERN", "PRIORITY", "LISTENER", "LAST", "LONGEST"],
+        ["price.*", "50", "Exports._export"],
+    ]
 
 
 @pytest.mark.parametrize(

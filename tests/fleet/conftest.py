@@ -39,6 +39,24 @@ def ini(anew: Rig, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
+def pair() -> Iterator[Rig]:
+    """Two hosts that are this machine, and serve their first release, for all tests of a module."""
+    with hosts(2, local=True) as rig:
+        rig.serve("r1")
+        yield rig
+
+
+@pytest.fixture
+def pair_ini(pair: Rig, tmp_path: Path) -> Path:
+    """Their fleet.ini, of an operator who has no past."""
+    return pair.write_ini(
+        tmp_path / "fleet.ini",
+        fleet={"journal": tmp_path / "journal"},
+        extra="[group canary]\nhosts = web2\n",
+    )
+
+
+@pytest.fixture(scope="module")
 def loopback() -> Iterator[Loopback]:
     """An sshd on 127.0.0.1, for all tests of a module."""
     if program() is None and "CI" not in os.environ:

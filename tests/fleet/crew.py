@@ -58,6 +58,9 @@ class FakeTarget:
     def probe(self, checks: int, over: float) -> None:
         self._do(f"probe {checks} {over:g}")
 
+    def admit(self) -> None:
+        self._do("admit")
+
     def undrain(self) -> None:
         self._do("undrain")
 

@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory, gettempdir
 MARK = "SHOP_ROOT"
 
 
-def started_below(folder: Path) -> set[int]:
-    """Answer the processes of sites in that folder, whoever has started them."""
+def started_below(folder: Path, mark: str = MARK) -> set[int]:
+    """Answer the processes whose *mark* is in that folder, whoever has started them."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is another user's
-            if f"\0{MARK}={folder}/".encode() in b"\0" + (process / "environ").read_bytes():
+            if f"\0{mark}={folder}/".encode() in b"\0" + (process / "environ").read_bytes():
                 found.add(int(process.name))
     return found
 

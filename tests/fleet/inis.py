@@ -67,6 +67,30 @@ def leave():
     sys.exit("enough")
 
 
+def raise_odd(kind):
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError
+
+    class Wide(Exception):
+        fields = {"x": "x" * (31 << 20)}
+        is_the_agents = True
+
+    import asyncio
+
+    raise {
+        "cancelled": asyncio.CancelledError("gone"),
+        "mute": Mute(),
+        "long": ValueError("x" * (31 << 20)),
+        "wide": Wide("too much"),
+    }[kind]
+
+
+def yield_odd(kind):
+    yield 1
+    raise_odd(kind)
+
+
 def someone():
     return object()
 
@@ -103,6 +127,12 @@ def in_main_thread():
 
 def import_it(name):
     return __import__(name).__name__
+
+
+def has_module(name):
+    import importlib
+
+    return importlib.import_module(name).__name__
 
 
 @mitogen.core.takes_econtext

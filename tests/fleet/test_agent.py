@@ -17,7 +17,8 @@ import pytest
 
 from sitebus import fleet
 from sitebus.errors import NoSite, SiteDenied, SiteRefused, VersionMismatch
-from sitebus.fleet import agent_site
+from sitebus.fleet import agent_http, agent_site
+from sitebus.fleet.sources import agent_sources
 from tests.fleet import inis
 from tests.helpers import PATIENCE, ROOT
 
@@ -42,11 +43,14 @@ def test_the_syntax_is_that_of_the_oldest_python(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_nothing_is_imported_but_the_standard_library(path: Path) -> None:
-    """Nor each other: on a host they go by other names."""
+    """But each other, in the form that is told to hosts by another name."""
     wrong = []
+    siblings = {each.stem for each in MODULES}
     for node in ast.walk(ast.parse(path.read_text())):
         names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or "."
+            names += [] if module.removeprefix("sitebus.fleet.") in siblings else [module]
         wrong += [each for each in names if each.partition(".")[0] not in sys.stdlib_module_names]
     assert not wrong
 
@@ -73,9 +77,9 @@ def test_it_runs_on_other_pythons(python: Path, tmp_path: Path) -> None:
         with answering(tmp_path / "served" / "x.sock", b'{"api": 1, "name": "x"}') as path:
             told = host.ask(agent_site.look, {"socket": str(path)}, "version")
             assert told == {"api": 1, "name": "x"}
-        for name in ("agent_files", "agent_programs", "agent_releases", "agent_roll"):
-            if (ROOT / "sitebus" / "fleet" / f"{name}.py").exists():
-                assert host.call(ops.import_it, f"sitebus_{name}") == f"sitebus_{name}"
+        for path in MODULES:
+            name = f"sitebus_agent.{path.stem}"
+            assert host.call(ops.has_module, name) == name
 
 
 # Who answers on a socket.
@@ -149,11 +153,12 @@ def test_a_site_of_another_protocol_is_told_in_one_sentence(
 @pytest.mark.parametrize(
     ("status", "body", "error", "told"),
     [
-        ("500 Oops", b'"oops"', agent_site.SiteRefused, "the site answers with status 500"),
-        ("403 Forbidden", b'{"error": "user 7 may look"}', agent_site.SiteDenied, "user 7 may"),
-        ("200 OK", b"{", agent_site.Ended, "has ended"),
+        ("500 Oops", b'"oops"', agent_http.SiteRefused, "the site answers with status 500"),
+        ("403 Forbidden", b'{"error": "user 7 may look"}', agent_http.SiteDenied, "user 7 may"),
+        ("200 OK", b"{", agent_http.Ended, "has ended"),
         ("200 OK", b"[]", agent_site.VersionMismatch, "no protocol of sitebus"),
-        ("oops", b"", agent_site.Ended, "has ended"),
+        ("oops", b"", agent_http.Ended, "has ended"),
+        ("200 OK\r\nContent-Length: many", b"{}", agent_http.Ended, "has ended"),
     ],
 )
 def test_what_makes_no_sense_is_told(
@@ -185,7 +190,7 @@ def test_errors_of_the_site_are_errors_here(tmp_path: Path) -> None:
 def test_a_site_is_found_by_its_name(runtime: Path) -> None:
     with answering(runtime / "a.sock", version("a")), answering(runtime / "b.sock", version("b")):
         assert agent_site.find({"socket": "b"})[0] == str(runtime / "b.sock")
-        with pytest.raises(agent_site.NoSite, match="no site named 'c' is running"):
+        with pytest.raises(agent_http.NoSite, match="no site named 'c' is running"):
             agent_site.find({"socket": "c"})
 
 
@@ -195,7 +200,7 @@ def test_the_only_site_needs_no_name(runtime: Path) -> None:
         assert agent_site.find({})[1]["name"] == "a"
         with (
             answering(runtime / "b.sock", version("b")),
-            pytest.raises(agent_site.NoSite, match=r"several sites are running; say one of"),
+            pytest.raises(agent_http.NoSite, match=r"several sites are running; say one of"),
         ):
             agent_site.find({})
 
@@ -217,19 +222,19 @@ def test_a_site_is_found_by_its_file_wherever_a_link_leads(runtime: Path, tmp_pa
 def test_a_site_is_found_by_the_socket_that_its_file_says(runtime: Path, tmp_path: Path) -> None:
     path = tmp_path / "site.ini"
     path.write_text("[site]\nsocket = wrong\n[control]\n# a remark\nsocket = ${here}/c.sock\n")
-    with pytest.raises(agent_site.NoSite, match="no site answers on"):
+    with pytest.raises(agent_http.NoSite, match="no site answers on"):
         agent_site.find({"ini": str(path)})
     with answering(tmp_path / "c.sock", version("c", config=str(path))):
         assert agent_site.find({"ini": str(path)})[1]["name"] == "c"
     path.write_text("[site]\n")
-    with pytest.raises(agent_site.NoSite, match="no site that serves"):
+    with pytest.raises(agent_http.NoSite, match="no site that serves"):
         agent_site.find({"ini": str(path)})
 
 
 def test_a_folder_that_others_may_write_in_is_not_believed(runtime: Path) -> None:
     with answering(runtime / "a.sock", version("a")):
         runtime.chmod(0o777)
-        with pytest.raises(agent_site.NoSite, match="no site of this user is running"):
+        with pytest.raises(agent_http.NoSite, match="no site of this user is running"):
             agent_site.find({})
 
 
@@ -237,15 +242,18 @@ def test_a_folder_that_others_may_write_in_is_not_believed(runtime: Path) -> Non
 def test_a_socket_that_this_user_may_not_use_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import agent_site\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from sitebus_agent import agent_site\n"
         "try: agent_site.find({'socket': sys.argv[2]})\n"
-        "except agent_site.SiteDenied as error: print(error)"
+        "except agent_site.SiteError as error: print(error)"
     )
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o700)
     with answering(folder / "a.sock", version("a")) as path:
-        copied = tmp_path / "agent_site.py"
-        copied.write_text((ROOT / "sitebus/fleet/agent_site.py").read_text())
+        for name, (_, source) in agent_sources().items():
+            copied = tmp_path / (name.replace(".", "/") + ".py" * ("." in name))
+            copied = copied if "." in name else copied / "__init__.py"
+            copied.parent.mkdir(exist_ok=True)
+            copied.write_bytes(source)
         for parent in [tmp_path, *tmp_path.parents[:2]]:
             parent.chmod(0o755)
         done = subprocess.run(

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,3 +284,23 @@ def test_a_command_that_does_not_start_it_is_told(rig: Rig, engine: HostEngine) 
         pytest.raises(RemoteError, match="ended at once with status 69: port taken"),
     ):
         one["web1"].engine.start()
+
+
+def test_a_site_that_ends_while_it_is_waited_for_is_told_at_once(
+    rig: Rig, engine: HostEngine, tmp_path: Path
+) -> None:
+    """As one whose application cannot be imported does: what it has said last is the reason."""
+    engine.exit()
+    root = tmp_path / "root"
+    root.mkdir()
+    command = "sh -c 'sleep 0.5; echo no such shop; exit 3'"
+    path = tmp_path / "fleet.ini"
+    told = f"root = {root}\nsocket = {tmp_path}/none\nstart = {command}\n"
+    path.write_text(f"[hosts]\nweb1 = x\n[fleet]\nmethod = local\n[site]\n{told}")
+    began = time.monotonic()
+    with (
+        fleet.open(path) as one,
+        pytest.raises(RemoteError, match="has ended with status 3: no such shop"),
+    ):
+        one["web1"].engine.start(wait=PATIENCE)
+    assert time.monotonic() - began < PATIENCE / 2

@@ -27,6 +27,7 @@ from sitebus.errors import (
 from sitebus.fleet import agent_files
 from sitebus.fleet.files import How, push
 from sitebus.fleet.host import Host
+from tests.fleet import inis
 from tests.fleet.places import here, over_ssh
 from tests.fleet.rig import Loopback, Rig, hosts
 from tests.helpers import environment, wait_for
@@ -70,6 +71,31 @@ def test_a_file(host: Host, tmp_path: Path, there: Path) -> None:
     assert steps[0][0] < 1_000_001
     assert steps[-1] == (1_000_001, 1_000_001)
     assert os.listdir(there) == ["new.conf"]
+
+
+def test_a_pipe_that_somebody_has_put_there(host: Host, tmp_path: Path, there: Path) -> None:
+    """In a directory of several users' nobody holds up the others."""
+    (tmp_path / "x").write_text("x")
+    os.mkfifo(there / ".x.sitebus-trap")
+    done: list[str] = []
+    thread = threading.Thread(
+        target=lambda: done.append(host.push(tmp_path / "x", str(there / "x")).path), daemon=True
+    )
+    thread.start()
+    thread.join(20)
+    assert done == [str(there / "x")]
+
+
+@HOWS
+def test_whatever_the_host_is_called(tmp_path: Path, there: Path, how: How) -> None:
+    """What has a slash, rsync takes for something here."""
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "x").write_text("x")
+    names = ("a/b", "user@host", "-x")
+    with fleet.open(inis.write(tmp_path / "fleet.ini", hosts=names)) as several:
+        for number, host in enumerate(several.hosts()):
+            push(host, tmp_path / "tree", str(there / str(number)), how=how)
+            assert (there / str(number) / "x").read_text() == "x"
 
 
 def test_an_empty_file(host: Host, tmp_path: Path, there: Path) -> None:

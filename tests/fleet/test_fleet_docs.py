@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sitebus.fleet import _mitogen, agent_releases, fleets, journal
+from sitebus.fleet import _mitogen, agent_shelf, fleets, journal
 from sitebus.fleet.operations import Step
 from sitebus.fleet.passwords import BECOME_PASSWORD, PASSWORD
 from sitebus.fleet.rolling import Result, State
@@ -53,8 +53,8 @@ def test_every_kind_of_line_is_told() -> None:
 
 def test_what_is_on_a_host_is_told() -> None:
     """Somebody will look there."""
-    names = (agent_releases.MARK, agent_releases._FILES, agent_releases._STAGING)
-    for name in (*names, agent_releases._BEFORE):
+    names = (agent_shelf.MARK, agent_shelf.FILES, agent_shelf.STAGING)
+    for name in (*names, agent_shelf.BEFORE):
         assert f"{name}" in REFERENCE
     for name in (PASSWORD, BECOME_PASSWORD):
         assert f"``{name}``" in REFERENCE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -112,6 +113,24 @@ def test_what_is_no_lock_holds_up_nobody(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lock"
     path.write_text(text)
     assert take(path) is None
+
+
+def test_a_full_disk_is_told_and_a_lock_that_is_held_stays_held(tmp_path: Path) -> None:
+    """What was written of it is overwritten where it is, which takes no room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    held, full = tmp_path / "held", tmp_path / "full"
+    take(held)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+        found = take(full)
+        again = take(held)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found is not None
+    assert "full: " in found["error"]
+    assert take(full, "two") is None, "what was begun to be written is nobody's lock"
+    assert again is not None
+    assert take(held, "two") is not None
 
 
 def test_the_next_place_is_taken_where_the_first_is_not_there(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_limits_are_read() -> None:
     ("words", "said"),
     [
         ([], "which command?"),
-        (["depoly"], "did you mean deploy"),
+        (["depoly"], "there is no command 'depoly'; did you mean 'deploy'?"),
         (["graceful", "--batch", "0"], "'0' is not a number from 1"),
         (["graceful", "--soak", "-1"], "--soak"),
         (["graceful", "--timeout", "0"], "should be more than nothing"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from tests.fleet import shop
 from tests.fleet.accounts import Account
 from tests.fleet.driving import run
-from tests.fleet.rig import Loopback, Rig, hosts
+from tests.fleet.rig import Loopback, Rig
 from tests.fleet.screen import CTRL_C, Screen
 from tests.plugins.launching import python_for_everyone
 
@@ -20,17 +19,9 @@ pytestmark = pytest.mark.slow
 AT_ONCE = ("--soak", "0", "--checks", "1")
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Rig]:
-    """Two hosts that are this machine, and serve."""
-    with hosts(2, local=True) as rig:
-        rig.serve("r1")
-        yield rig
-
-
 @pytest.fixture
-def ini(two: Rig, tmp_path: Path) -> Path:
-    return two.write_ini(tmp_path / "fleet.ini", fleet={"journal": tmp_path / "journal"})
+def ini(pair_ini: Path) -> Path:
+    return pair_ini
 
 
 def last_board(screen: Screen) -> list[str]:
@@ -67,11 +58,10 @@ def test_where_the_lines_do_not_fit_changes_are_told_one_by_one(
     ini: Path, told: dict[str, int | str]
 ) -> None:
     """A board that is higher than the terminal would be a mess."""
-    with Screen(ini, "drain", **told) as screen:  # type: ignore[arg-type]
+    with Screen(ini, "undrain", **told) as screen:  # type: ignore[arg-type]
         assert screen.wait() == 0
     assert "\033[2A" not in screen.text
-    assert re.search(r"^web1: is drained in", screen.plain, re.MULTILINE)
-    assert run(ini, "undrain").status == 0
+    assert re.search(r"^web1: takes requests in", screen.plain, re.MULTILINE)
 
 
 def test_nothing_is_taken_from_all_hosts_unasked(ini: Path) -> None:
@@ -93,21 +83,21 @@ def test_nothing_is_taken_from_all_hosts_unasked(ini: Path) -> None:
 
 
 def test_ctrl_c_stops_a_roll_in_order_and_the_second_leaves_at_once(
-    two: Rig, ini: Path, tmp_path: Path
+    pair: Rig, ini: Path, tmp_path: Path
 ) -> None:
     """Either way it can be gone on with, by what is said then."""
     release = shop.write_release(tmp_path / "c2", "c2", shop.on("web1", shop.WAITING))
-    with shop.Gate(two["web1"].root) as gate, Screen(ini, "deploy", release, *AT_ONCE) as screen:
+    with shop.Gate(pair["web1"].root) as gate, Screen(ini, "deploy", release, *AT_ONCE) as screen:
         gate.wait()
         screen.type(CTRL_C)
         screen.wait_for("stopping once the hosts at work are done with")
         gate.open()
         assert screen.wait() == 1, screen.plain
     assert "sitebus-fleet: deploy c2 was stopped; to go on, say sitebus-fleet" in screen.plain
-    assert [host.current for host in two.hosts] == ["c2", "r1"]
+    assert [host.current for host in pair.hosts] == ["c2", "r1"]
 
     again = shop.write_release(tmp_path / "c3", "c3", shop.on("web1", shop.WAITING))
-    with shop.Gate(two["web1"].root) as gate, Screen(ini, "deploy", again, *AT_ONCE) as screen:
+    with shop.Gate(pair["web1"].root) as gate, Screen(ini, "deploy", again, *AT_ONCE) as screen:
         gate.wait()
         screen.type(CTRL_C)
         screen.wait_for("stopping once")
@@ -118,20 +108,20 @@ def test_ctrl_c_stops_a_roll_in_order_and_the_second_leaves_at_once(
     assert told, screen.plain
     done = run(ini, *told[1].split())
     assert done.status == 0, done.all
-    assert [host.current for host in two.hosts] == ["c3", "c3"]
+    assert [host.current for host in pair.hosts] == ["c3", "c3"]
 
 
 def test_ctrl_c_before_anything_is_changed_changes_nothing(
-    two: Rig, ini: Path, tmp_path: Path
+    pair: Rig, ini: Path, tmp_path: Path
 ) -> None:
     """The hosts are looked at, and that is all."""
-    before = [host.current for host in two.hosts]
+    before = [host.current for host in pair.hosts]
     release = shop.write_release(tmp_path / "c4", "c4")
     with Screen(ini, "deploy", release, *AT_ONCE) as screen:
         screen.wait_for("^roll .*: deploy c4")
         screen.type(CTRL_C)
         status = screen.wait()
-    assert [host.current for host in two.hosts] in (before, ["c4", before[1]]), screen.plain
+    assert [host.current for host in pair.hosts] in (before, ["c4", before[1]]), screen.plain
     assert (status, "was stopped" in screen.plain) == (1, True), screen.plain
 
 

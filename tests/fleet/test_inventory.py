@@ -180,6 +180,15 @@ def test_a_mistake_is_told_in_one_sentence(tmp_path: Path, text: str, told: str)
     assert any(told in each for each in found), found
 
 
+def test_a_file_without_headings_is_told_what_it_begins_with(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.ini"
+    path.write_text("web1 = 10.0.0.1\n")
+    with pytest.raises(
+        ConfigErrors, match=r"no \[section\]; it begins with one, such as \[fleet\]"
+    ):
+        read(path)
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CannotRead, match="no such file"):
         read(tmp_path / "fleet.ini")

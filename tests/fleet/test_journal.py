@@ -135,3 +135,11 @@ def test_journals_are_in_the_users_state_directory() -> None:
     assert journal.default_folder({"XDG_STATE_HOME": "/var/me"}) == Path("/var/me/sitebus/fleet")
     home = Path.home() / ".local/state/sitebus/fleet"
     assert journal.default_folder({"XDG_STATE_HOME": "me"}) == home == journal.default_folder({})
+
+
+def test_rolls_of_one_second_are_told_in_their_order(tmp_path: Path) -> None:
+    """Their names do not tell, and whoever resumes the last one means the last one."""
+    for name, at in (("20260101-000000-ffff", 1.25), ("20260101-000000-0000", 1.5)):
+        with Journal.create(tmp_path, name) as book:
+            book.write({"is": "roll", "v": 1, "id": name, "at": at})
+    assert [past.begun["at"] for past in journal.rolls(tmp_path)] == [1.5, 1.25]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -101,6 +102,28 @@ def test_a_function_that_leaves_is_an_error_and_not_the_end(here: Host, ops: Mod
     with pytest.raises(RemoteError, match="SystemExit: enough"):
         here.call(ops.leave)
     assert here.call(ops.add, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("cancelled", "raised CancelledError: gone"),
+        ("mute", "raised Mute: Mute, which cannot be printed"),
+        ("long", "raised ValueError: xxx"),
+        ("wide", "too much"),
+    ],
+)
+def test_whatever_is_raised_is_an_answer(here: Host, ops: ModuleType, kind: str, told: str) -> None:
+    """Nobody waits for one that mitogen has dropped, or that was never sent."""
+    with pytest.raises(RemoteError) as caught:
+        here.call(ops.raise_odd, kind, timeout=PATIENCE)
+    assert told in caught.value.sentence
+    assert len(caught.value.sentence) < 3000
+    stream = here.stream(ops.yield_odd, kind)
+    assert next(stream) == 1
+    with pytest.raises(RemoteError) as caught:
+        stream.next(PATIENCE)
+    assert told in caught.value.sentence
 
 
 def test_a_process_that_vanishes_is_told_at_once(here: Host, ops: ModuleType) -> None:
@@ -304,6 +327,19 @@ def test_there_is_no_such_command(here: Host, tmp_path: Path) -> None:
         here.exec(["true"], cwd=f"{tmp_path}/gone")
 
 
+@pytest.mark.parametrize("argv", ["ls", [], ["a\0b"]])
+def test_what_is_no_command_is_told(here: Host, argv: list[str]) -> None:
+    """A string is a sequence of strings, and no list of words."""
+    with pytest.raises(RemoteError, match=r"^web1: (no command is named|cannot run 'a)"):
+        here.exec(argv)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://x:many/", "ftp://x/"])
+def test_what_is_no_url_is_told(here: Host, url: str) -> None:
+    with pytest.raises(RemoteError, match=r"is no URL.*; write http://HOST/PATH, or a path"):
+        here.fetch(url)
+
+
 def test_what_a_command_writes_comes_as_it_does(here: Host, tmp_path: Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
@@ -423,6 +459,36 @@ def test_nothing_is_left_here(tmp_path: Path) -> None:
         assert one.connect() == {"web1": None}
         assert set(threading.enumerate()) > before
     wait_for(lambda: set(threading.enumerate()) <= before)
+
+
+def test_allowing_the_library_does_not_send_it(tmp_path: Path) -> None:
+    """Every host has its own, which another Python's would break."""
+    with fleet.open(inis.write(tmp_path / "fleet.ini"), allow=("json",)) as one:
+        assert one["web1"].call(json.dumps, [1]) == "[1]"
+
+
+def test_mitogens_log_is_for_nobody_else(tmp_path: Path) -> None:
+    """It tells what functions are called with."""
+    log = tmp_path / "mitogen.log"
+    with fleet.open(inis.write(tmp_path / "fleet.ini"), log=log, debug=True) as one:
+        one["web1"].exec(["true"], input="secret")
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_closing_does_not_wait_for_who_is_on_the_way(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\nexec sleep 1234.5\n")
+    python.chmod(0o700)
+    text = f"python = {python}\nconnect_timeout = 300\n"
+    one = fleet.open(inis.write(tmp_path / "fleet.ini", text))
+    errors: list[Exception | None] = []
+    thread = threading.Thread(target=lambda: errors.append(one.connect()["web1"]))
+    thread.start()
+    wait_for((tmp_path / "begun").exists)
+    one.close()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert isinstance(errors[0], ConnectFailed)
 
 
 def test_profiles_are_written_if_they_are_asked_for(tmp_path: Path) -> None:

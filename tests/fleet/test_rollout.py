@@ -106,7 +106,18 @@ def test_a_host_that_is_lost_is_unknown_and_the_others_are_undone(
     report = begin(crew)
     assert report.result == "broken"
     assert report.states == {"a": State.UNDONE, "b": State.UNKNOWN, "c": State.WAITING}
+    assert report.why == {"b": "the link to it broke"}
     assert crew.steps("a") == THERE + BACK
+
+
+def test_who_cannot_go_back_is_told_of_with_what_began_it(crew: Crew) -> None:
+    """Which is what has to be mended; the journal tells it alike."""
+    crew["a"].faults["graceful"] = JobFailed("a", "no module named 'shop'")
+    crew["a"].faults["activate r1"] = GateClosed("a", "there is nothing to go back to")
+    report = begin(crew)
+    said = "no module named 'shop'; and on the way back: there is nothing to go back to"
+    assert report.why == {"a": said}
+    assert replay(crew.rollout().roll, read(crew)).why == {"a": said}
 
 
 def test_a_failure_can_be_left_as_it_is(crew: Crew) -> None:
@@ -280,6 +291,16 @@ def test_who_insists_rolls_over_hosts_that_are_not_well(crew: Crew) -> None:
     assert begin(crew, force=True).result == "done"
 
 
+def test_who_insists_rolls_on_although_hosts_are_out_of_reach(crew: Crew) -> None:
+    """They are left out, and nothing waits for them: also if none more may be unavailable."""
+    crew["a"].faults["preflight"] = ConnectFailed("a", "nothing answers at 10.0.0.1")
+    assert begin(crew).result == "refused"
+    report = begin(crew, id="roll-2", force=True)
+    assert report.result == "done"
+    assert report.states == {"a": State.UNKNOWN, "b": State.DONE, "c": State.DONE}
+    assert crew.steps("a") == []
+
+
 def test_a_first_release_needs_no_insisting(crew: Crew) -> None:
     """Where there is none, nothing can be lost."""
     for host in crew.hosts.values():
@@ -378,11 +399,64 @@ def test_a_roll_whose_journal_takes_no_more_stops_there(crew: Crew) -> None:
     assert "file too large" in report.note
 
 
+def test_a_host_that_cannot_be_written_down_is_not_begun_with(crew: Crew) -> None:
+    """Else whoever resumes takes what the roll has brought for what there was before it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    rollout = crew.rollout()
+    told = crew.told.append
+
+    def fill(record: dict[str, Any]) -> None:
+        told(record)
+        if record["is"] == "host" and record.get("state") is State.DONE:
+            size = (crew.folder / "roll-1.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
+
+    rollout._tell_all = fill
+    try:
+        report = rollout.begin(crew.folder, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert report.result == "stopped"
+    assert report.states == {"a": State.DONE, "b": State.WAITING, "c": State.WAITING}
+    assert crew.steps("b") == ["stage"]
+    assert crew.rollout().resume(journal.find(crew.folder, "roll-1")).result == "done"
+
+
+def test_old_releases_are_removed_before_others_may_roll(crew: Crew) -> None:
+    """The next roll may be for just the one that goes."""
+    held: list[bool] = []
+    crew["b"].faults["tidy"] = lambda: held.append("b" in crew.locks.held)
+    begin(crew)
+    assert held == [True]
+
+
+@pytest.mark.parametrize("kind", [Kind.GRACEFUL, Kind.RESTART])
+def test_a_host_that_fails_is_not_kept_from_its_clients(crew: Crew, kind: Kind) -> None:
+    """Its old workers serve: without requests they are of no use."""
+    crew.order = Order(kind, drain=0.5, soak=0.0, checks=2)
+    crew["b"].faults["graceful"] = JobFailed("b", "the roll was aborted")
+    crew["b"].faults["admit"] = HostLost("b", "it is gone")
+    report = begin(crew)
+    assert (report.result, report.why) == ("failed", {"b": "the roll was aborted"})
+    assert crew.steps("b") == ["drain", "graceful", "admit"]
+
+
+def test_a_roll_that_fails_for_lost_hosts_alone_is_told_from_others(crew: Crew) -> None:
+    """Who scripts it looks at the network rather than at the release."""
+    for step in ("graceful", "activate r1"):
+        crew["b"].faults[step] = HostLost("b", "the link to it broke")
+    assert begin(crew).is_unreachable
+    crew["a"].faults["probe 1 0"] = GateClosed("a", "/ answers with status 500")
+    assert not begin(crew, id="roll-2").is_unreachable
+
+
 STEPS = ("activate r2", "graceful", "probe 2 0", "activate r1", "probe 1 0", "stage", "preflight")
 FAULTS = st.sampled_from([GateClosed, HostLost, CallTimeout, ConnectFailed])
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), most=st.integers(1, 4), batch=st.integers(1, 4), undoes=st.booleans())
 def test_what_was_written_down_is_what_has_happened(
     tmp_path: Path, data: st.DataObject, most: int, batch: int, undoes: bool

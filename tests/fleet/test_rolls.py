@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sitebus.fleet.rolling import OPEN, Cause, Plan, Result, Roll, Share, State
@@ -43,6 +43,7 @@ def walk(roll: Roll, draw: st.DataObject, stop_at: int = -1) -> list[tuple[str, 
     return begun
 
 
+@settings(deadline=None)
 @given(plans(), st.booleans(), st.data())
 def test_no_failure_makes_more_hosts_unavailable_than_allowed(
     plan: Plan, undoes: bool, data: st.DataObject
@@ -51,6 +52,7 @@ def test_no_failure_makes_more_hosts_unavailable_than_allowed(
     walk(Roll(plan, undoes), data)
 
 
+@settings(deadline=None)
 @given(plans(), st.data())
 def test_what_was_touched_is_undone_once_in_reverse(plan: Plan, data: st.DataObject) -> None:
     """A fleet half on the one release and half on the other is what nobody has tried."""
@@ -66,6 +68,7 @@ def test_what_was_touched_is_undone_once_in_reverse(plan: Plan, data: st.DataObj
         assert set(roll.states.values()) == {State.DONE}
 
 
+@settings(deadline=None)
 @given(plans(), st.data())
 def test_back_where_all_answer_no_more_are_unavailable_than_allowed(
     plan: Plan, data: st.DataObject
@@ -84,6 +87,7 @@ def test_back_where_all_answer_no_more_are_unavailable_than_allowed(
     assert roll.result is (Result.ROLLED_BACK if failed else Result.DONE)
 
 
+@settings(deadline=None)
 @given(plans(), st.booleans(), st.data())
 def test_nothing_is_begun_after_a_failure(plan: Plan, undoes: bool, data: st.DataObject) -> None:
     """The first host that does not take a release saves all others from it."""
@@ -95,6 +99,7 @@ def test_nothing_is_begun_after_a_failure(plan: Plan, undoes: bool, data: st.Dat
         assert roll.states[host] is State.WAITING
 
 
+@settings(deadline=None)
 @given(plans(), st.booleans(), st.data())
 def test_a_host_that_is_lost_is_never_taken_for_done(
     plan: Plan, undoes: bool, data: st.DataObject
@@ -112,6 +117,7 @@ def test_a_host_that_is_lost_is_never_taken_for_done(
     assert set(roll.of(State.LOST, State.UNKNOWN)) == lost
 
 
+@settings(deadline=None)
 @given(plans(), st.booleans(), st.integers(0, 9), st.data())
 def test_a_resumed_roll_does_only_what_is_left(
     plan: Plan, undoes: bool, stop_at: int, data: st.DataObject
@@ -130,6 +136,7 @@ def test_a_resumed_roll_does_only_what_is_left(
     assert not undone & {host for host, _ in begun}
 
 
+@settings(deadline=None)
 @given(plans(), st.booleans(), st.data())
 def test_a_roll_that_was_cut_off_anywhere_comes_to_an_end(
     plan: Plan, undoes: bool, data: st.DataObject
@@ -152,6 +159,7 @@ def test_a_roll_that_was_cut_off_anywhere_comes_to_an_end(
     assert not again.of(State.RUNNING, State.UNDOING)
 
 
+@settings(deadline=None)
 @given(plans())
 def test_canaries_come_first_and_by_themselves(plan: Plan) -> None:
     """They are to fail before anybody else does."""

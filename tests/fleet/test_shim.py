@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from sitebus.errors import TransferFailed
+from sitebus.fleet import shim as shim_module
 from sitebus.fleet import shim_program
 from sitebus.fleet.host import Host
 from sitebus.fleet.shim import Shim
@@ -291,6 +293,61 @@ def test_all_ends_with_the_shim(host: Host, tmp_path: Path) -> None:
         number = int(pid.read_text())
         wait_for(lambda: not Path(f"/proc/{number}").exists(), 20, "the command to end")
         assert not Path(shim.program).parent.exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["trap '' HUP TERM; echo on; while :; do sleep 1000; done", "sleep 1000 & echo on; exit 0"],
+)
+def test_a_command_that_does_not_want_to_end_ends(host: Host, command: str) -> None:
+    """It hears of the end and ignores it, or has left something that holds its streams."""
+    with nothing_left():
+        shim = Shim(host)
+        shim.open()
+        with Child([shim.program, "web1", command]) as child:
+            child.wait_for_output("on")
+            closing = threading.Thread(target=shim.close)
+            closing.start()
+            closing.join(20)
+            assert not closing.is_alive()
+            child.wait()
+
+
+def test_who_opens_is_not_swept_by_another(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fleet opens one for each of many hosts at once."""
+    made: list[Path] = []
+
+    class Socket(socket.socket):
+        def listen(self, *args: int) -> None:
+            made.append(Path(self.getsockname()).parent)
+            shim_module._sweep(made[-1].with_name("nobody"))
+            super().listen(*args)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    with Shim(host) as shim:
+        assert made == [Path(shim.program).parent]
+        assert made[0].is_dir()
+
+
+def test_what_cannot_be_opened_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Socket(socket.socket):
+        def listen(self, *args: int) -> None:
+            raise OSError("no room")
+
+    host.connect()
+    before = set(Path(tempfile.gettempdir()).glob("sitebus-shim-*"))
+    with nothing_left():
+        monkeypatch.setattr(socket, "socket", Socket)
+        with pytest.raises(OSError, match="no room"), Shim(host):
+            pass
+        monkeypatch.undo()
+    assert set(Path(tempfile.gettempdir()).glob("sitebus-shim-*")) <= before
+
+
+def test_programs_are_told_no_password(shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITEBUS_FLEET_PASSWORD", "secret")
+    monkeypatch.setenv("SITEBUS_FLEET_BECOME_PASSWORD", "secret")
+    assert "secret" not in shim.environment().values()
 
 
 #: Opens a shim, says where, and waits.

@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sitebus import assembly
 from sitebus.errors import (
     CannotCatch,
+    ConfigErrors,
     NotMainThread,
     NotOnThisPlatform,
     UnknownAction,
@@ -1039,6 +1041,18 @@ def test_what_cannot_be_answered_is_refused(bus: Recorder, name: str) -> None:
         SignalHandler(bus).set_handler(name)
     with pytest.raises(ValueError, match=name):
         number_of(NUMBERS[name])
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "sigstop", "SIGSEGV"])
+def test_what_cannot_be_answered_is_refused_in_a_file_too(tmp_path: Path, name: str) -> None:
+    """With why, rather than as a name that nobody knows."""
+    file = tmp_path / "site.ini"
+    file.write_text(f"[signals]\n{name} = exit\n")
+    with pytest.raises(ConfigErrors) as caught:
+        assembly.read(file, environ={})
+    text = str(caught.value)
+    assert f"site.ini:2: {name} = 'exit': cannot answer {name.upper()}: " in text
+    assert "did you mean" not in text
 
 
 def test_an_unknown_action_is_refused(bus: Recorder) -> None:

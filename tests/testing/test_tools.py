@@ -221,11 +221,13 @@ def test_a_file_may_say_several_servers_and_what_a_process_needs(tmp_path: Path)
             f"[server t.wo]\nbind = 127.0.0.1:{ports[1]}\n"
             f"[health]\nbind = 127.0.0.1:{ports[2]}\n[workers]\ncount = 2\n"
             f"[plugin pidfile]\npath = {tmp_path / 'pid'}\n[plugin daemon]\n"
+            f"[relay]\nbind = unix:{tmp_path / 'relay.sock'}\n"
             f"[logging]\naccess = {tmp_path / 'access'}\nerror = {tmp_path / 'error'}\n"
             "[mount /]\napp = static:${here}\n"
         )
         with nothing_left(), ServedSite(ini) as served:
             assert len(set(served.urls)) == 2
+            assert served.engine.relay is None
             for url in served.urls:
                 assert requests.get(url, timeout=PATIENCE).status_code == 404
     assert [path.name for path in tmp_path.iterdir()] == ["site.ini"]
