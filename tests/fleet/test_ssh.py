@@ -234,6 +234,15 @@ def test_nobody_by_sudo_without_a_password(loopback: Loopback, tmp_path: Path) -
         assert one["web1"].facts()["user"] == "nobody"
 
 
+def test_another_user_by_su(loopback: Loopback, account: Account, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes others without a password")
+    python = python_for_everyone().path
+    rows = {"become": account.name, "become_method": "su", "python": python}
+    with fleet.open(write(tmp_path, loopback, **rows)) as one:
+        assert one["web1"].facts()["user"] == account.name
+
+
 def test_a_program_that_is_not_there(loopback: Loopback, tmp_path: Path) -> None:
     error = refusal(write(tmp_path, loopback, become="root", become_method="doas"))
     assert isinstance(error, ConnectFailed)
