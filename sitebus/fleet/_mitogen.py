@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import mitogen.core  # type: ignore[import-untyped]
 import mitogen.master  # type: ignore[import-untyped]
@@ -53,15 +54,32 @@ _MOST_BLOCKS = 1000
 _GREETING = 10.0
 
 
+#: Brokers that may have to be ended with the process, since nobody has closed them.
+_open: WeakSet[_Broker] = WeakSet()
+_watching = threading.Lock()
+
+
+def _watch(broker: _Broker) -> None:
+    """End *broker* when the main thread has ended: its thread would keep the process for ever."""
+    _open.add(broker)
+    if _watching.acquire(blocking=False):
+        threading.Thread(target=_end_all, name="sitebus fleet watcher", daemon=True).start()
+
+
+def _end_all() -> None:
+    threading.main_thread().join()
+    for broker in tuple(_open):
+        broker.shutdown()
+
+
 class _Broker(mitogen.master.Broker):  # type: ignore[misc]
     shutdown_timeout = _FAREWELL
 
     def __init__(self) -> None:
+        # Mitogen would watch the thread that this is made in, which may end long before, in one
+        # that is no daemon: whoever waits for all of these before the process ends waits for ever.
         super().__init__(install_watcher=False)
-        # Mitogen would watch the thread that this is made in, which may end long before.
-        self._watcher = mitogen.master.ThreadWatcher.watch(
-            target=threading.main_thread(), on_join=self.shutdown
-        )
+        _watch(self)
 
 
 class _Router(mitogen.master.Router):  # type: ignore[misc]

@@ -144,6 +144,8 @@ class GranianServer(SiteServer):
         """Import what `make` and serving will need, for who forks before that."""
         super().preload()
         load("granian.http", "sitebus.servers._granian_wsgi")
+        # In which /proc tells of descriptors.
+        load("encodings.ascii")
         if self.speech == "asgi":
             load("sitebus.servers._granian_asgi")
         if self.tls is not None:

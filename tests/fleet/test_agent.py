@@ -158,7 +158,7 @@ def test_a_site_of_another_protocol_is_told_in_one_sentence(
         ("200 OK", b"{", agent_http.Ended, "has ended"),
         ("200 OK", b"[]", agent_site.VersionMismatch, "no protocol of sitebus"),
         ("oops", b"", agent_http.Ended, "has ended"),
-        ("200 OK\r\nContent-Length: many", b"{}", agent_http.Ended, "has ended"),
+        ("200 OK\r\nContent-Length: many", b"{}", agent_site.VersionMismatch, "no protocol of"),
     ],
 )
 def test_what_makes_no_sense_is_told(

@@ -35,8 +35,12 @@ def three(tmp_path_factory: pytest.TempPathFactory, ops: ModuleType) -> Iterator
 @pytest.fixture(scope="module")
 def holey(tmp_path_factory: pytest.TempPathFactory, ops: ModuleType) -> Iterator[Fleet]:
     path = tmp_path_factory.mktemp("fleet") / "fleet.ini"
-    with fleet.open(inis.write(path, GONE, hosts=("a", "gone", "b")), allow=(ops.__name__,)) as one:
-        yield one
+    inis.write(path, GONE, hosts=("a", "gone", "b"))
+    with pytest.MonkeyPatch.context() as patch:
+        # Where no other test's site is.
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        with fleet.open(path, allow=(ops.__name__,)) as one:
+            yield one
 
 
 def test_all_are_called_at_once(three: Fleet, ops: ModuleType) -> None:

@@ -211,7 +211,7 @@ def test_another_host_is_refused(shim: Shim, source: Path) -> None:
     assert caught.value.code in (255, 12)
 
 
-def test_a_failure_is_told(shim: Shim, source: Path) -> None:
+def test_a_failure_is_told(shim: Shim, source: Path, tmp_path: Path) -> None:
     """With the program's own words and status."""
     with pytest.raises(
         TransferFailed, match=r"rsync ended with status 1[12]: .*nowhere.*failed"
@@ -219,7 +219,7 @@ def test_a_failure_is_told(shim: Shim, source: Path) -> None:
         shim.rsync("-a", f"{source}/", "web1:/proc/nowhere/x/")
     assert caught.value.code in (11, 12)
     with pytest.raises(TransferFailed, match="git ended with status 128"):
-        shim.git("clone", "web1:/nowhere", "/nowhere/else")
+        shim.git("clone", "web1:/nowhere", f"{tmp_path}/else")
 
 
 def test_the_bytes_are_counted(host: Host, source: Path, tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def test_nothing_is_left_behind_on_the_host(loopback: Loopback, tmp_path: Path) 
         pid = one["web1"].connect()["pid"]
         sessions = loopback.sshd.sessions()
         assert sessions
-    wait_for(lambda: not Path(f"/proc/{pid}").exists())
-    wait_for(lambda: not sessions & loopback.sshd.sessions())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), PATIENCE, "the agent to end")
+    wait_for(lambda: not sessions & loopback.sshd.sessions(), PATIENCE, "the session to end")
 
 
 # Keys.

@@ -160,7 +160,7 @@ def test_a_directory_that_is_gone_aborts_the_roll(tmp_path: Path) -> None:
         before = site.wait_for_workers(2)
         shutil.rmtree(folder)
         site.signal(signal.SIGHUP)
-        site.wait_for_output("roll aborted.*No such file or directory", 30)
+        site.wait_for_output("roll aborted.*is not there any more", 30)
         wait_for(lambda: set(site.workers) == before, PATIENCE)
         assert site.ask()["version"] == "one"
         assert site.stop() == 0
