@@ -302,7 +302,7 @@ def test_a_mistake_may_be_mended_in_the_configuration(start: Starter, folder: Pa
     site.wait_for_page("V1")
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_restart_with_a_mistake_is_refused(start: Starter, folder: Path, name: str) -> None:
     """The old code serves on, and says where the new code is wrong."""
     mistake = MISTAKES[name]

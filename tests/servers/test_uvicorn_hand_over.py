@@ -540,7 +540,7 @@ class Strict(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("kind", ["uvloop", "asyncio"])
+@pytest.mark.parametrize(("kind", "parser"), [("uvloop", "httptools"), ("asyncio", "h11")])
 def test_one_connection_lives_through_ten_images(kind: str, parser: str, tmp_path: Path) -> None:
     """Each answers on it in its turn, also who is always asking; nothing piles up."""
     if kind == "uvloop":

@@ -208,7 +208,7 @@ class Clients:
 
     def _connections(self, keeps: bool) -> Iterator[http.client.HTTPConnection]:
         connection = http.client.HTTPConnection(*self.address, timeout=20)
-        while not self._stop.wait(0.002):
+        while not self._stop.wait(0.01):
             yield connection
             if not keeps:
                 connection.close()
