@@ -61,6 +61,9 @@ sitebus.engine.subscribe("started", serves, priority=100)
 """
 
 
+#: What a request that computes does.
+WORK = "sum(number * number for number in range(40_000))"
+
 #: Answers at once, after a while, or after some work.
 SITE = """\
 import time
@@ -72,7 +75,7 @@ def application(environ, start_response):
     if environ["PATH_INFO"] == "/slow":
         time.sleep(1.5)
     elif environ["PATH_INFO"] == "/work":
-        sum(number * number for number in range(40_000))
+        WORK
     body = environ["QUERY_STRING"].encode()
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
@@ -82,7 +85,7 @@ def hello(environ, start_response):
     body = BODY
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
-""".replace("BODY", repr(hosting.BODY))
+""".replace("BODY", repr(hosting.BODY)).replace("WORK", WORK)
 
 #: Imports what applications and their frameworks import, and is about as large as they are.
 LARGE = """\
