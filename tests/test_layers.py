@@ -29,7 +29,7 @@ ROWS = (
     ("accounts", "background", "logfile", "signalnames", "wakeup"),
     # What the bus is made of.
     ("listeners", "mailbox", "loop", "deadline", "serving", "frames"),
-    ("machine", "errors", "asgi", "legacy"),
+    ("machine", "errors", "asgi", "legacy", "closing"),
 )
 ROW = {room: number for number, row in enumerate(ROWS) for room in row}
 PACKAGE = ROOT / "sitebus"

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
+from sitebus.cli.commandline import (
+    Argument,
+    Parser,
+    argument,
+    json_value,
+    parser_of,
+    patience,
+)
 from sitebus.errors import UsageError, nearest
 
 PROGRAM = "sitebus-ctl"
-
-
-class Argument(NamedTuple):
-    """An argument of a command, as argparse takes it."""
-
-    names: tuple[str, ...]
-    settings: dict[str, Any]
-
-
-def _argument(*names: str, **settings: Any) -> Argument:
-    return Argument(names, settings)
 
 
 def _number(text: str) -> int:
@@ -30,34 +25,17 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds <= 86400:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a number of seconds")
-    return seconds
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        hint = f"; for a text, say '\"{text}\"'" if text.isidentifier() else ""
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not JSON{hint}") from None
-
-
-_WAIT = _argument("--wait", action="store_true", help="wait until it has ended")
-_TIMEOUT = _argument(
+_JSON = argument("-j", "--json", action="store_true", help="print answers as JSON")
+_WAIT = argument("--wait", action="store_true", help="wait until it has ended")
+_TIMEOUT = argument(
     "--timeout",
-    type=_seconds,
+    type=patience,
     default=600.0,
     metavar="SECONDS",
     help="how long to wait at most; 600 if left out",
 )
-_WORKER = _argument("worker", type=_number, metavar="N", help="the number of the worker")
-_FOLLOW = _argument(
+_WORKER = argument("worker", type=_number, metavar="N", help="the number of the worker")
+_FOLLOW = argument(
     "-f", "--follow", action="store_true", help="go on with what comes, until Ctrl-C"
 )
 
@@ -72,7 +50,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     "restart": (
         "run the site's command line again in its process, and wait until it serves",
         (
-            _argument("--force", action="store_true", help="do not try the new program first"),
+            argument("--force", action="store_true", help="do not try the new program first"),
             _TIMEOUT,
         ),
     ),
@@ -83,7 +61,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     "scale": (
         "have that many workers",
         (
-            _argument("count", type=_number, metavar="N", help="how many workers"),
+            argument("count", type=_number, metavar="N", help="how many workers"),
             _WAIT,
             _TIMEOUT,
         ),
@@ -97,7 +75,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         "the last events",
         (
             _FOLLOW,
-            _argument(
+            argument(
                 "channels",
                 nargs="*",
                 metavar="CHANNEL",
@@ -109,35 +87,37 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     "publish": (
         "publish on a channel that [control] publish names",
         (
-            _argument("channel", metavar="CHANNEL", help="the channel"),
-            _argument("args", nargs="*", type=_json, metavar="JSON", help="the message's values"),
+            argument("channel", metavar="CHANNEL", help="the channel"),
+            argument(
+                "args", nargs="*", type=json_value, metavar="JSON", help="the message's values"
+            ),
         ),
     ),
     "bus": ("the channels of the bus, and who listens", ()),
     "config": ("each setting, and where it comes from", ()),
     "ready": (
         "whether the site wants requests, as /readyz tells those who send them",
-        (_argument("wanted", choices=("on", "off"), help="on or off"),),
+        (argument("wanted", choices=("on", "off"), help="on or off"),),
     ),
     "metrics": ("what is counted", ()),
     "wait": (
         "wait until the site is ready",
         (
-            _argument("condition", choices=("ready",), help="ready"),
+            argument("condition", choices=("ready",), help="ready"),
             _TIMEOUT,
         ),
     ),
     "relay": (
         "make the keys of a relay's node; or tell the peers of a running relay",
         (
-            _argument("what", choices=("keygen", "peers"), help="keygen or peers"),
-            _argument(
+            argument("what", choices=("keygen", "peers"), help="keygen or peers"),
+            argument(
                 "name",
                 nargs="?",
                 metavar="NAME",
                 help="for keygen: the node's name; this host's if left out",
             ),
-            _argument(
+            argument(
                 "--dir",
                 default="conf/relay",
                 metavar="DIR",
@@ -165,14 +145,13 @@ user may not do that.
 _TOO_MUCH = "unrecognized arguments: "
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are one sentence."""
+class _Parser(Parser):
+    """A parser that says where a target stands."""
 
     def error(self, message: str) -> NoReturn:
-        said = message.removeprefix("argument ")
-        if said.startswith(_TOO_MUCH) and not said.startswith(f"{_TOO_MUCH}-"):
-            said += " (a TARGET comes before the command)"
-        raise UsageError(f"{said}; see {self.prog} --help")
+        if message.startswith(_TOO_MUCH) and not message.startswith(f"{_TOO_MUCH}-"):
+            message += " (a TARGET comes before the command)"
+        super().error(message)
 
 
 class Arguments(NamedTuple):
@@ -230,17 +209,7 @@ def _without_command(flags: list[str], target: str | None) -> Arguments:
 def build_parser(command: str) -> argparse.ArgumentParser:
     """Make the parser of one command."""
     said, arguments = COMMANDS[command]
-    parser = _Parser(
-        prog=f"{PROGRAM} [TARGET] {command}",
-        description=f"{said[0].upper()}{said[1:]}.",
-        # Else each argument would ask for the terminal's width, by a large import.
-        formatter_class=partial(argparse.HelpFormatter, width=80),
-        allow_abbrev=False,
-    )
-    parser.add_argument("-j", "--json", action="store_true", help="print answers as JSON")
-    for each in arguments:
-        parser.add_argument(*each.names, **each.settings)
-    return parser
+    return parser_of(_Parser, f"{PROGRAM} [TARGET] {command}", said, (_JSON, *arguments))
 
 
 def overview() -> str:

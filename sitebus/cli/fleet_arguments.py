@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
-from sitebus.cli.ctl_arguments import Argument
+from sitebus.cli.commandline import (
+    Argument,
+    Parser,
+    argument,
+    json_value,
+    parser_of,
+    patience,
+    seconds,
+)
 from sitebus.errors import UsageError, nearest
 from sitebus.fleet.rolling import Share
 
 PROGRAM = "sitebus-fleet"
-
-
-def _argument(*names: str, **settings: Any) -> Argument:
-    return Argument(names, settings)
-
-
-def _seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = -1.0
-    if not 0 <= found <= 86400:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a number of seconds")
-    return found
-
-
-def _patience(text: str) -> float:
-    if found := _seconds(text):
-        return found
-    raise argparse.ArgumentTypeError("should be more than nothing")
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        hint = f"; for a text, say '\"{text}\"'" if text.isidentifier() else ""
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not JSON{hint}") from None
 
 
 def _share(text: str) -> Share:
@@ -66,86 +44,86 @@ def _function(text: str) -> tuple[str, str]:
 
 #: What every command takes.
 COMMON = (
-    _argument(
+    argument(
         "--fleet",
         metavar="FILE",
         help="the fleet's file; $SITEBUS_FLEET, or else fleet.ini, if left out",
     ),
-    _argument(
+    argument(
         "--hosts",
         metavar="NAMES",
         action="append",
         default=[],
         help="these hosts and groups, with commas between; all if left out",
     ),
-    _argument("-j", "--json", action="store_true", help="print JSON"),
-    _argument("--debug", action="store_true", help="print tracebacks, also those of hosts"),
-    _argument("--mitogen-log", metavar="FILE", help="write there what mitogen does"),
+    argument("-j", "--json", action="store_true", help="print JSON"),
+    argument("--debug", action="store_true", help="print tracebacks, also those of hosts"),
+    argument("--mitogen-log", metavar="FILE", help="write there what mitogen does"),
 )
 
-_HOSTS = _argument("names", nargs="*", metavar="HOST", help="a host or a group; all if left out")
-_TIMEOUT = _argument(
+_HOSTS = argument("names", nargs="*", metavar="HOST", help="a host or a group; all if left out")
+_TIMEOUT = argument(
     "--timeout",
-    type=_patience,
+    type=patience,
     default=120.0,
     metavar="SECONDS",
     help="how long each host may take at most; 120 if left out",
 )
-_FOLLOW = _argument(
+_FOLLOW = argument(
     "-f", "--follow", action="store_true", help="go on with what comes, until Ctrl-C"
 )
-_YES = _argument("-y", "--yes", action="store_true", help="do not ask whether this is meant")
+_YES = argument("-y", "--yes", action="store_true", help="do not ask whether this is meant")
 
 _ROLL = (
-    _argument(
+    argument(
         "--max-unavailable",
         type=_share,
         default=Share(1),
         metavar="N|N%",
         help="so many hosts may be unavailable at once; 1 if left out",
     ),
-    _argument(
+    argument(
         "--batch",
         type=_count,
         metavar="N",
         help="work on so many hosts at once; as many as may be unavailable if left out",
     ),
-    _argument(
+    argument(
         "--canary",
         action="append",
         default=[],
         metavar="GROUP",
         help="begin with these; with those of [fleet] canaries if left out",
     ),
-    _argument(
+    argument(
         "--soak",
-        type=_seconds,
+        type=seconds,
         default=2.0,
         metavar="SECONDS",
         help="so long a host has to be well before the next; 2 if left out",
     ),
-    _argument(
+    argument(
         "--checks",
         type=_count,
         default=3,
         metavar="N",
         help="look at it so often in that time; 3 if left out",
     ),
-    _argument(
+    argument(
         "--drain",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="SECONDS",
         dest="drained",
         help="let no requests come to a host for so long before it is changed",
     ),
-    _argument(
+    argument(
         "--force",
         action="store_true",
         help="go on although hosts are not well, and without those that cannot be reached",
     ),
-    _argument("--dry-run", action="store_true", help="tell what would be done, and do nothing"),
-    _argument(
+    argument("--dry-run", action="store_true", help="tell what would be done, and do nothing"),
+    argument(
         "--resume",
         nargs="?",
         const="",
@@ -155,13 +133,13 @@ _ROLL = (
     ),
     _TIMEOUT,
 )
-_ON_FAILURE = _argument(
+_ON_FAILURE = argument(
     "--on-failure",
     choices=("rollback", "stop"),
     default="rollback",
     help="undo what was done, which is usual, or leave it",
 )
-_RESTART = _argument(
+_RESTART = argument(
     "--restart",
     action="store_true",
     help="restart the site's own process as well, so that a changed site.ini counts",
@@ -172,7 +150,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     "status": (
         "how the sites stand",
         (
-            _argument("-v", "--verbose", action="store_true", help="tell more of each host"),
+            argument("-v", "--verbose", action="store_true", help="tell more of each host"),
             _HOSTS,
         ),
     ),
@@ -180,14 +158,14 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     "deploy": (
         "have every host run a release, one after the other",
         (
-            _argument(
+            argument(
                 "release",
                 nargs="?",
                 metavar="RELEASE",
                 help="the release's directory, or the name of one that the hosts have",
             ),
             _HOSTS,
-            _argument("--id", metavar="ID", help="its name; that of the directory if left out"),
+            argument("--id", metavar="ID", help="its name; that of the directory if left out"),
             _RESTART,
             _ON_FAILURE,
             *_ROLL,
@@ -197,7 +175,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         "have every host run the release before, one after the other",
         (
             _HOSTS,
-            _argument("--to", metavar="ID", default="", help="this release instead"),
+            argument("--to", metavar="ID", default="", help="this release instead"),
             _RESTART,
             _ON_FAILURE,
             *_ROLL,
@@ -216,20 +194,20 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     "run": (
         "run a function of a module of this directory on the hosts, and print what it returns",
         (
-            _argument("function", type=_function, metavar="MODULE:FUNCTION", help="which"),
-            _argument("args", nargs="*", type=_json, metavar="JSON", help="its arguments"),
+            argument("function", type=_function, metavar="MODULE:FUNCTION", help="which"),
+            argument("args", nargs="*", type=json_value, metavar="JSON", help="its arguments"),
             _TIMEOUT,
         ),
     ),
     "exec": (
         "run a command on the hosts",
-        (_HOSTS, _TIMEOUT, _argument("--cwd", metavar="PATH", help="in this directory there")),
+        (_HOSTS, _TIMEOUT, argument("--cwd", metavar="PATH", help="in this directory there")),
     ),
     "push": (
         "copy a file or a directory to the hosts",
         (
-            _argument("path", metavar="PATH", help="what"),
-            _argument("dest", metavar="DEST", help="where to, on each host"),
+            argument("path", metavar="PATH", help="what"),
+            argument("dest", metavar="DEST", help="where to, on each host"),
             _HOSTS,
         ),
     ),
@@ -238,7 +216,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
         "the last events of the sites",
         (
             _FOLLOW,
-            _argument(
+            argument(
                 "--channel",
                 action="append",
                 default=[],
@@ -250,7 +228,7 @@ COMMANDS: dict[str, tuple[str, tuple[Argument, ...]]] = {
     ),
     "rolls": (
         "past rolls, and what became of them",
-        (_argument("id", nargs="?", metavar="ID", help="the whole story of this one"),),
+        (argument("id", nargs="?", metavar="ID", help="the whole story of this one"),),
     ),
 }
 
@@ -266,13 +244,6 @@ reach; 4 this user may not do that; 130 left by Ctrl-C.
 
 #: A roll's name, where a release's might stand as well.
 _ROLL_ID = re.compile(r"\d{8}-\d{6}(-\w*)?")
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
 class Arguments(NamedTuple):
@@ -359,16 +330,7 @@ def _without_command(asked: bool, words: list[str]) -> Arguments:
 def build_parser(command: str) -> argparse.ArgumentParser:
     """Make the parser of one command."""
     said, arguments = COMMANDS[command]
-    parser = _Parser(
-        prog=f"{PROGRAM} {command}",
-        description=f"{said[0].upper()}{said[1:]}.",
-        # Else each argument would ask for the terminal's width, by a large import.
-        formatter_class=partial(argparse.HelpFormatter, width=80),
-        allow_abbrev=False,
-    )
-    for each in (*arguments, *COMMON):
-        parser.add_argument(*each.names, **each.settings)
-    return parser
+    return parser_of(Parser, f"{PROGRAM} {command}", said, (*arguments, *COMMON))
 
 
 def overview() -> str:

@@ -15,6 +15,7 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from sitebus.closing import Closing
 from sitebus.errors import CallTimeout, FleetError, HostLost
 from sitebus.fleet.said import failure, read, senseless, shaped
 
@@ -264,7 +265,7 @@ class Pending(Call):
             self.expire()
 
 
-class Stream(Call, Iterator[Any]):
+class Stream(Call, Closing, Iterator[Any]):
     """What a host sends, one by one, until it ends or is closed."""
 
     def __init__(
@@ -323,17 +324,6 @@ class Stream(Call, Iterator[Any]):
     def close(self) -> None:
         """Have it end on the host, and here."""
         self._end(End.STOPPED)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Duplex(Call):

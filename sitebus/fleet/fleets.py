@@ -7,9 +7,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sitebus.closing import Closing
 from sitebus.errors import FleetClosed, FleetError, MissingExtra
 from sitebus.fleet import lanes, passwords, ways
 from sitebus.fleet.calls import Pending
@@ -45,7 +46,7 @@ def _library() -> ModuleType:
     return _mitogen
 
 
-class Fleet:
+class Fleet(Closing):
     """The hosts of one ``fleet.ini``, each connected when it is first asked for something.
 
     Attributes:
@@ -172,17 +173,6 @@ class Fleet:
             self._pool.shutdown()
         if self._end_log is not None:
             self._end_log()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # All at once.
 

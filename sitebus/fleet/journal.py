@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from sitebus.closing import Closing
 from sitebus.errors import BadJournal, CannotJournal, NoSuchRoll
 
 _SUFFIX = ".jsonl"
@@ -38,7 +39,7 @@ def new_id(now: float | None = None) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', moment)}-{os.urandom(2).hex()}"
 
 
-class Journal:
+class Journal(Closing):
     """A file that is appended to, and holds a line for certain once `write` has returned."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -92,12 +93,6 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _keep_name(folder: Path) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from sitebus.closing import Closing
 from sitebus.fleet.calls import Pending
 
 if TYPE_CHECKING:
     from sitebus.fleet._mitogen import Choice
 
 
-class Select:
+class Select(Closing):
     """Answers of several hosts, in the order in which they come.
 
     It may hold others; each is iterated over once, as pairs of a host's name and its result or
@@ -132,14 +132,3 @@ class Select:
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         while self:
             yield self.get(self.timeout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

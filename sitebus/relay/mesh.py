@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from sitebus.config.relay import HIGH_WATER
 from sitebus.errors import TooManyWants
 from sitebus.relay import talk
 from sitebus.relay.circle import Circle
@@ -25,7 +26,7 @@ from sitebus.relay.peers import Peer, PeerPicture
 from sitebus.relay.poller import Poller
 from sitebus.relay.spreading import Spreading
 from sitebus.relay.telling import Counts, News, Telling
-from sitebus.relay.transport import HIGH_WATER, Connection, Transport
+from sitebus.relay.transport import Connection, Transport
 
 #: So many messages go out before others have their turn in the poller.
 _AT_ONCE = 500

@@ -11,16 +11,16 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
+from sitebus.closing import Closing
 from sitebus.relay.patterns import Patterns
 
 if TYPE_CHECKING:
     from sitebus.relay.envelope import Envelope
 
 
-class Subscriber:
+class Subscriber(Closing):
     """Get the messages of some channels, in order; made by ``relay.subscribe(channels)``.
 
     A ``for`` and an ``async for`` over it end when it is closed, here or by the end of the relay.
@@ -129,17 +129,6 @@ class Subscriber:
             self._changed.notify_all()
             self._wake()
         self._on_close(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def offer(self, envelope: Envelope) -> None:
         """Have a message wait here, if it is for one of the channels; for the relay."""

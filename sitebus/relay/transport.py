@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from sitebus.config.relay import HIGH_WATER
 from sitebus.errors import BadRelayAddress
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 #: Where explicit publishers and subscribers meet if nobody says otherwise.
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
-#: So many messages may wait for a peer that does not read.
-HIGH_WATER = 10_000
 
 
 class Connection(Protocol):
