@@ -105,7 +105,7 @@ class Circle:
             if "is" in message:
                 self._say(lane, message)
             elif peer is not None:
-                self._intake.take(peer, envelope(message), data)
+                self._intake.take(peer, envelope(message, len(data)), data)
             elif not lane.own:
                 raise BadEnvelope("it came before a hello")
         except BadEnvelope as error:

@@ -14,6 +14,17 @@ Work = Callable[[], object]
 
 #: How many pieces of work that can be done without may wait.
 MOST = 10_000
+#: How many bytes they may have come in, together.
+MOST_BYTES = 32 * 1024 * 1024
+
+
+class _Line:
+    """What waits in one life of a dispatcher: what ends a life must not end the next one."""
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[tuple[Work, int] | None] = SimpleQueue()
+        # Two numbers, for two threads: each is counted up by one of them alone.
+        self.bytes_in = self.bytes_out = 0
 
 
 class Dispatcher:
@@ -22,7 +33,8 @@ class Dispatcher:
     Args:
         name: The thread's.
         on_error: Is told of what a piece of work raised; the next one is done all the same.
-        most: How many pieces of work may wait before `offer` refuses more.
+        most: How many pieces of work may wait before `offer` refuses more; of large ones, so many
+            that they came in `MOST_BYTES`.
 
     Attributes:
         lost: How many pieces of work `offer` has refused.
@@ -35,31 +47,37 @@ class Dispatcher:
         self._most = most
         self._name = name
         self._on_error = on_error
-        #: One for each life: what ends a life that takes its time must not end the next one.
-        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._line = _Line()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin, unless it has begun."""
         if self._thread is None:
             self._thread = threading.Thread(
-                target=self._run, args=(self._queue,), name=self._name, daemon=True
+                target=self._run, args=(self._line,), name=self._name, daemon=True
             )
             self._thread.start()
 
     def post(self, work: Work) -> None:
         """Have *work* done soon; any thread may call it."""
-        self._queue.put(work)
+        self._line.queue.put((work, 0))
 
-    def offer(self, work: Work) -> bool:
+    def offer(self, work: Work, size: int = 0) -> bool:
         """Have *work* done soon, unless too much waits already; tell whether it will be done.
 
-        For what others send, who may send more than listeners can take.
+        For what others send, who may send more than listeners can take. Only one thread calls it.
+
+        Args:
+            work: What is to be done.
+            size: How many bytes it holds on to.
         """
-        if self._queue.qsize() >= self._most:
+        line = self._line
+        waiting = line.bytes_in - line.bytes_out
+        if line.queue.qsize() >= self._most or (size and waiting + size > MOST_BYTES):
             self.lost += 1
             return False
-        self.post(work)
+        line.bytes_in += size
+        line.queue.put((work, size))
         return True
 
     def settle(self, timeout: float) -> bool:
@@ -80,15 +98,17 @@ class Dispatcher:
         thread = self._thread
         if thread is None:
             return True
-        queue, self._queue = self._queue, SimpleQueue()
-        queue.put(None)
+        line, self._line = self._line, _Line()
+        line.queue.put(None)
         if not self.is_current:
             thread.join(timeout)
         self._thread = None
         return not thread.is_alive()
 
-    def _run(self, queue: SimpleQueue[Work | None]) -> None:
-        while (work := queue.get()) is not None:
+    def _run(self, line: _Line) -> None:
+        while (waiting := line.queue.get()) is not None:
+            work, size = waiting
+            line.bytes_out += size
             try:
                 work()
             # A stranger's listener must not end the rest, and sys.exit() ends no thread of ours.

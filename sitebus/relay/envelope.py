@@ -48,6 +48,7 @@ class Envelope(NamedTuple):
         call: Answers to it are asked for, with this in their `re`.
         keep: It is the last value of its channel from now on: who comes later is sent it again.
         base: The number before the channel's first, if the source had forgotten the channel.
+        size: The bytes that it came in, for those where it waits; not on the wire.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Envelope(NamedTuple):
     call: str | None = None
     keep: bool = False
     base: int = 0
+    size: int = 0
 
     @property
     def stream(self) -> str:
@@ -162,8 +164,8 @@ def parse(data: bytes) -> dict[str, Any]:
     return message
 
 
-def envelope(message: dict[str, Any]) -> Envelope:
-    """Read the envelope in a JSON object.
+def envelope(message: dict[str, Any], size: int) -> Envelope:
+    """Read the envelope in a JSON object, which came in *size* bytes.
 
     Raises:
         BadEnvelope: Something is missing or wrong; the reason names the field, not its value.
@@ -185,6 +187,7 @@ def envelope(message: dict[str, Any]) -> Envelope:
         get("call"),
         get("keep", False),
         get("base", 0),
+        size,
     )
     if not _is_plain(found) and (wrong := _wrong_in(found)):
         raise BadEnvelope(f"its field {wrong!r} is missing or wrong")
@@ -196,7 +199,7 @@ def _is_plain(found: tuple[Any, ...]) -> bool:
 
     What it lets pass the tests below let pass: they take twice as long, for every message.
     """
-    id_, src, ep, ch, seq, ts, args, kw, re, hops, ret, to, call, keep, base = found
+    id_, src, ep, ch, seq, ts, args, kw, re, hops, ret, to, call, keep, base, _ = found
     return (
         type(id_) is type(src) is type(ep) is type(ch) is str
         and type(seq) is type(hops) is type(base) is int

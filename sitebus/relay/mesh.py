@@ -253,7 +253,7 @@ class Mesh:
     def _send_to(self, node: str, envelope: Envelope, data: bytes) -> None:
         if node == self.node:
             # As any other gets it: what was sent is not changed by what the sender does with it.
-            self._receive(read(parse(data)))
+            self._receive(read(parse(data), len(data)))
         elif self._spreading.audience(envelope.ch, node):
             self._spreading.spread(envelope, data)
         else:

@@ -404,10 +404,11 @@ class Relay(Face, Plugin):
         if self._answering.is_command(envelope.ch):
             self._answering.obey(envelope, tell)
         elif envelope.call is not None:
-            if not running.answers.offer(lambda: self._answering.answer(envelope, tell)):
+            question = partial(self._answering.answer, envelope, tell)
+            if not running.answers.offer(question, envelope.size):
                 tell(calls.error("too many questions wait there"))
         else:
-            running.offer(lambda: self._answering.publish(envelope))
+            running.offer(lambda: self._answering.publish(envelope), envelope.size)
 
     def _hear_news(self, channel: str, *args: Any) -> None:
         if channel == "relay.peer" and args[1] == "down":

@@ -69,7 +69,7 @@ class Retained:
         for values in [list(shelf.values.items()) for _, shelf in shelves if shelf is not None]:
             for channel, data in values:
                 if channel in patterns:
-                    yield envelope(parse(data))
+                    yield envelope(parse(data), len(data))
 
     def _forget(self, src: str) -> None:
         shelf = self._shelves[src]

@@ -154,9 +154,9 @@ class Running:
         """Wait until what was sent before has been handed on; tell whether it has."""
         return self.mesh.flush(timeout)
 
-    def offer(self, work: Work) -> None:
+    def offer(self, work: Work, size: int) -> None:
         """Have a message dealt with, in its turn; what is too much is lost, and that is told."""
-        if not self.messages.offer(work):
+        if not self.messages.offer(work, size):
             self.lose()
 
     def lose(self) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sitebus.closing import Closing
+from sitebus.relay.dispatch import MOST_BYTES
 from sitebus.relay.patterns import Patterns
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Subscriber(Closing):
 
     Args:
         channels: The channels, or patterns of them.
-        most: How many messages may wait.
+        most: How many messages may wait; of large ones, as many as came in `MOST_BYTES`.
         on_close: Is told when it is closed.
         on_loss: Is told of each message that there was no room for.
 
@@ -48,6 +49,7 @@ class Subscriber(Closing):
         self._on_close = on_close
         self._on_loss = on_loss
         self._waiting: deque[Envelope] = deque()
+        self._size = 0
         self._changed = threading.Condition()
         self._wakers: set[Callable[[], object]] = set()
         self._closed = False
@@ -137,8 +139,10 @@ class Subscriber(Closing):
         with self._changed:
             if self._closed:
                 return
-            if len(self._waiting) < self._most:
+            size = self._size + envelope.size
+            if len(self._waiting) < self._most and (size <= MOST_BYTES or not envelope.size):
                 self._waiting.append(envelope)
+                self._size = size
                 self._wake()
                 return
             self.lost += 1
@@ -148,6 +152,7 @@ class Subscriber(Closing):
         if not self._waiting:
             return None
         envelope = self._waiting.popleft()
+        self._size -= envelope.size
         return envelope if whole else message_in(envelope)
 
     def _wake(self) -> None:

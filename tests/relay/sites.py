@@ -49,7 +49,8 @@ def application(environ, start_response):
             case "/peers":
                 found = [peer.node for peer in relay.peers()]
             case "/overlap":
-                for channels in ("over.*", "over.x", "over.x"):
+                # They are joined in this order: who sees the last of them sees all.
+                for channels in ("over.x", "over.x", "over.*"):
                     subscriber = relay.subscribe(channels)
                     threading.Thread(target=collect, args=(subscriber,), daemon=True).start()
             case "/refused":

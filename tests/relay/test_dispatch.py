@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from sitebus.relay.dispatch import Dispatcher, Losses
+from sitebus.relay.dispatch import MOST_BYTES, Dispatcher, Losses
 from tests.helpers import PATIENCE, nothing_left, wait_for
 
 
@@ -84,6 +84,29 @@ def test_what_can_be_done_without_waits_up_to_a_limit() -> None:
     assert taken == [True, True, True, False, False]
     assert dispatcher.lost == 2
     assert done == [1, 1, 1, 2]
+
+
+def test_few_large_pieces_of_work_are_too_much_as_well() -> None:
+    """Ten thousand messages are little memory, or some gigabytes."""
+    goes_on, begun = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert goes_on.wait(5.0)
+
+    done: list[str] = []
+    with running([]) as dispatcher:
+        assert dispatcher.offer(wait, MOST_BYTES)
+        assert begun.wait(5.0)
+        assert dispatcher.offer(partial(done.append, "half"), MOST_BYTES // 2)
+        assert not dispatcher.offer(partial(done.append, "more"), MOST_BYTES // 2 + 1)
+        assert dispatcher.offer(partial(done.append, "none"))
+        assert dispatcher.offer(partial(done.append, "rest"), MOST_BYTES // 2)
+        assert dispatcher.lost == 1
+        goes_on.set()
+        assert dispatcher.settle(PATIENCE)
+        assert dispatcher.offer(partial(done.append, "again"), MOST_BYTES)
+    assert done == ["half", "none", "rest", "again"]
 
 
 def test_what_was_posted_can_be_waited_for() -> None:

@@ -56,7 +56,8 @@ ENVELOPES = st.builds(
 @given(ENVELOPES)
 def test_what_is_written_is_read(sent: Envelope) -> None:
     """Every field of it."""
-    assert envelope(parse(sent.encode())) == sent
+    data = sent.encode()
+    assert envelope(parse(data), len(data)) == sent._replace(size=len(data))
 
 
 PLAIN = Envelope("i", "s", "e", "c", 2, 1.0, [], {}, None, 1, False, None, None, False, 1)
@@ -66,7 +67,7 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("field", Envelope._fields)
+@pytest.mark.parametrize("field", [each for each in Envelope._fields if each != "size"])
 def test_what_is_let_pass_in_haste_would_pass_every_test(field: str) -> None:
     """Most messages are read so; and those that are not still may be right."""
     assert _is_plain(PLAIN)
@@ -115,7 +116,7 @@ def test_fields_that_are_not_known_are_left_alone() -> None:
     """A later release may have some more."""
     sent = Envelope("i", "s", "e", "c", 1, 1.0)
     more = json.dumps({**json.loads(sent.encode()), "colour": "red"}).encode()
-    assert envelope(parse(more)).src == "s"
+    assert envelope(parse(more), len(more)).src == "s"
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, True, 1.5, [1]])

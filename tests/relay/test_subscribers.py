@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sitebus.errors import BadName, RelayStopped, TooManyWants
+from sitebus.relay.dispatch import MOST_BYTES
 from sitebus.relay.envelope import Envelope
 from sitebus.relay.patterns import Patterns
 from sitebus.relay.subscriber import Subscriber
@@ -25,6 +26,19 @@ def envelope(message: Any) -> Envelope:
     return Envelope(
         "a-1-1", "a", "1", "x", 1, 0.0, [message], {}, None, 2, False, None, None, False, 0
     )
+
+
+def test_few_large_messages_are_too_many_as_well() -> None:
+    """Ten thousand messages are little memory, or some gigabytes."""
+    asked = subscriber()
+    for number in range(3):
+        asked.offer(envelope(number)._replace(size=MOST_BYTES // 2))
+    asked.offer(envelope("small"))
+    assert asked.lost == 1
+    assert [asked.get() for _ in range(3)] == [0, 1, "small"]
+    asked.offer(envelope("again")._replace(size=MOST_BYTES))
+    assert asked.get() == "again"
+    assert asked.lost == 1
 
 
 def test_its_end_is_heard_by_all_who_wait() -> None:
