@@ -340,8 +340,14 @@ def test_all_of_several_workers_are_forked(start: Starter, folder: Path) -> None
     site.save("release.py", f"{HEAVY}import time\ntime.sleep(1)\nVERSION = 'two'\n")
     wait_for(lambda: importers(folder, "release"), PATIENCE)
     site.save("release.py", "VERSION = 'three'\n")
-    wait_for(lambda: {site.ask()["version"] for _ in range(20)} == {"three"}, PATIENCE)
-    assert {site.ask()["parent"] for _ in range(20)} == {keeper}
+    # While the last of the old ones leaves it may answer once more, and be the first to do so.
+    wait_for(
+        lambda: (
+            {(each["version"], each["parent"]) for each in (site.ask() for _ in range(20))}
+            == {("three", keeper)}
+        ),
+        PATIENCE,
+    )
     assert len(importers(folder, "heavy")) == 4, "three at the start, and who keeps it"
 
 
