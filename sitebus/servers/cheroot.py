@@ -56,6 +56,9 @@ class CherootServer(SiteServer):
 
     def make(self) -> HTTPServer:
         """Make cheroot's server, on copies of the listening sockets."""
+        from sitebus.servers import _cheroot_package
+
+        _cheroot_package.load()
         from sitebus.servers._cheroot import HTTPServer
 
         self._load_what_is_asked_for()
