@@ -56,9 +56,7 @@ class CherootServer(SiteServer):
 
     def make(self) -> HTTPServer:
         """Make cheroot's server, on copies of the listening sockets."""
-        from sitebus.servers import _cheroot_package
-
-        _cheroot_package.load()
+        self._load_package()
         from sitebus.servers._cheroot import HTTPServer
 
         self._load_what_is_asked_for()
@@ -88,8 +86,15 @@ class CherootServer(SiteServer):
 
     def preload(self) -> None:
         """Import what `make` and serving will need, for who forks before that."""
+        self._load_package()
         super().preload()
         self._load_what_is_asked_for()
+
+    @staticmethod
+    def _load_package() -> None:
+        from sitebus.servers import _cheroot_package
+
+        _cheroot_package.load()
 
     def _load_what_is_asked_for(self) -> None:
         """Import now what most sites do without, rather than for a client that waits."""
