@@ -37,7 +37,8 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from sitebus.errors import ServerEnded
-from sitebus.servers._granian_crew import GLANCE, Caller, Crew, Loop
+from sitebus.servers import _granian_ear
+from sitebus.servers._granian_crew import GLANCE, Caller, Crew, Loop, Worker
 from sitebus.servers._granian_shortage import Shortage
 from sitebus.servers._granian_sockets import (
     Place,
@@ -143,9 +144,9 @@ class HTTPServer:
         """Serve until drained or finished."""
         try:
             with self._lock:
+                if _granian_ear.prepare(self._worker):
+                    self._shortage.listen()
                 self._crews.append(self._crew(self.certificate))
-            if self._crews[0].can_rest:
-                self._shortage.listen()
             self._up = True
             self.serving.set()
             self._watch()
@@ -216,6 +217,11 @@ class HTTPServer:
             options = {**self._options, **as_options(certificate, files)}
             dead, caller = self._shortage.dead, self._make_caller()
             return Crew(self.doors, dead, caller, self._loop, options, self._backlog)
+
+    def _worker(self, door: Door, dead: socket.socket) -> Worker:
+        """Make a worker that serves one door, unencrypted."""
+        options = {**self._options, **as_options(None, ExitStack())}
+        return Worker(door, dead, self._make_caller(), self._loop, options, self._backlog)
 
     def _watch(self) -> None:
         """Return when there is something else to do than to serve."""

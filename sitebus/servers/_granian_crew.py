@@ -13,7 +13,8 @@ This is the one module that knows granian from inside. What it relies on, docume
 - That thread waits for the descriptor by an epoll of this process, on Linux; is woken when that is
   told to look anew; and asks for the next connection until it is told that there is none
   (``EAGAIN``), through any other error.
-- What it is refused with, it tells the logger ``_granian.workers``, in that thread (``DEBUG``).
+- What it is refused with, it tells the logger ``_granian.workers``, in that thread (``DEBUG``);
+  that logger it looks for once (`sitebus.servers._granian_ear`).
 - ``granian.http``: `HTTP1Settings` and `HTTP2Settings`.
 
 What it relies on of the protocols and watchers is said in `sitebus.servers._granian_wsgi` and
@@ -158,13 +159,13 @@ class Worker:
             with suppress(OSError):
                 self._watch.mute()
                 self._accepts = _Accepts.LATER
-                self._show(self._dead)
+                self.show(self._dead)
 
     def go_on(self) -> None:
         """Accept again, first of all who has come meanwhile."""
         if self._accepts is _Accepts.LATER and self._watch is not None:
             with suppress(OSError):
-                self._show(self._door.socket)
+                self.show(self._door.socket)
                 self._watch.unmute()
                 self._accepts = _Accepts.YES
 
@@ -174,7 +175,7 @@ class Worker:
         if not self._told:
             self._accepts = _Accepts.NO
             # Of the same sort: the worker may not have looked at the descriptor yet.
-            self._show(self._dead)
+            self.show(self._dead)
 
     def end(self) -> None:
         """Close who is idle, let the others finish, and end."""
@@ -185,7 +186,8 @@ class Worker:
                 self._watch.close()
                 self._watch = None
 
-    def _show(self, listening: socket.socket) -> None:
+    def show(self, listening: socket.socket) -> None:
+        """Have its descriptor mean another socket."""
         os.dup2(listening.fileno(), self._fd, inheritable=False)
 
     def wait_ended(self, timeout: float) -> bool:

@@ -16,16 +16,14 @@ What a stop needs is made beforehand.
 
 from __future__ import annotations
 
-import logging
-import re
 import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
 
 from sitebus.errors import CannotAccept
 from sitebus.servers._granian_crew import Crew
+from sitebus.servers._granian_ear import Ear
 from sitebus.servers._granian_sockets import dead_listener
 from sitebus.servers.connections import BREATHER, EXHAUSTED, SHORTAGE, Door
 
@@ -33,38 +31,10 @@ from sitebus.servers.connections import BREATHER, EXHAUSTED, SHORTAGE, Door
 SPARES = 4
 #: With fewer left than this one looks again without being called.
 FEW = 16
-#: Where granian says, to nobody as a rule, that it could not accept; and how it says why.
-_LOGGER, _WHY = "_granian.workers", re.compile(r"code: (\d+)")
 #: How soon is looked again: while nothing changes, and when something has.
 SELDOM, SOON = BREATHER / 8, 0.002
 #: The share of a processor that is too much for a process that waits.
 BUSY = 0.5
-
-
-class _Ear(logging.Logger):
-    """Hears what granian says of refusals.
-
-    That is kept from everybody else, as nobody asks for it: a record of it would also make a thread
-    object for each of granian's threads, which stays.
-    """
-
-    told: ClassVar[set[Callable[[], object]]] = set()
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802
-        return level == logging.DEBUG or super().isEnabledFor(level)
-
-    def makeRecord(self, name: str, level: int, fn: str, lno: int, msg: Any, *more: Any) -> Any:  # noqa: N802
-        if level > logging.DEBUG:
-            return super().makeRecord(name, level, fn, lno, msg, *more)
-        why = _WHY.search(str(msg))
-        if why is not None and int(why.group(1)) in EXHAUSTED:
-            for tell in tuple(self.told):
-                tell()
-        return None
-
-    def handle(self, record: logging.LogRecord | None) -> None:
-        if record is not None:
-            super().handle(record)
 
 
 class Shortage:
@@ -95,10 +65,8 @@ class Shortage:
         self._take()
 
     def listen(self) -> None:
-        """Look when granian says so, too; only if it can rest, for it says so without end."""
-        # For good: granian remembers that it is heard.
-        logging.getLogger(_LOGGER).__class__ = _Ear
-        _Ear.told.add(self._notice)
+        """Look when granian says so, too."""
+        Ear.told.add(self._notice)
 
     def look(self, crews: Sequence[Crew], *, waits: bool) -> bool:
         """Tell whether there is none left; then *crews* rest until there is one.
@@ -124,7 +92,7 @@ class Shortage:
             self._spares.pop().close()
 
     def close(self) -> None:
-        _Ear.told.discard(self._notice)
+        Ear.told.discard(self._notice)
         self.leave_some()
         for each in self.dead:
             each.close()

@@ -36,7 +36,7 @@ LIMIT = 200
 AFTERWARDS = 1.0
 
 SITE = """
-import os, resource, sys
+import logging, os, resource, sys
 from pathlib import Path
 from sitebus.plugins.signals import SignalHandler
 from sitebus.process import Engine
@@ -45,7 +45,11 @@ from sitebus.servers.tls import TLS
 
 limit, binds, files = int(sys.argv[1]), sys.argv[2].split(), sys.argv[3:]
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-hoard = []
+hoard, asked, find = [], [], logging.getLogger
+
+def find_and_tell(name=None):
+    asked.append(name)
+    return find(name)
 
 def application(environ, start_response):
     what, _, count = environ["PATH_INFO"].strip("/").partition("/")
@@ -58,8 +62,9 @@ def application(environ, start_response):
     elif what == "free":
         for _ in range(min(int(count or limit), len(hoard))):
             os.close(hoard.pop())
-    start_response("200 OK", [("Content-Length", "2")])
-    return [b"ok"]
+    body = " ".join(filter(None, asked)).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 
 engine = Engine()
 engine.subscribe("log", lambda message, level: print(f"log: {message}\\n", end=""))
@@ -68,6 +73,7 @@ server = GranianServer(engine, application, binds=binds, tls=tls, threads=4, tim
 server.subscribe()
 SignalHandler(engine).subscribe()
 engine.start()
+logging.getLogger = find_and_tell
 print("serves", *(each.port or 0 for each in server.addresses))
 engine.block()
 """
@@ -140,6 +146,24 @@ def test_out_of_descriptors_it_waits(kind: str, certificate: Certificate, tmp_pa
         assert share < 0.05
         assert len(site.complaints) == 1
         assert "Too many open files" in site.complaints[0]
+
+
+def test_who_listens_is_known_before_there_is_anything_to_hear() -> None:
+    """Two of granian's threads that look for the same logger at once end the process.
+
+    Without preparation that was one of six times with so many doors, for the whole site.
+    """
+    binds = [f"127.0.0.{number}:0" for number in range(1, 9)]
+    with Site(*binds) as site, ExitStack() as stack:
+        kept = stack.enter_context(Client(site.addresses[0]))
+        assert kept.get("/hoard").status == 200
+        for address in site.addresses:
+            stack.enter_context(Client(address))
+        wait_for(lambda: site.complaints)
+        site.share(0.2)
+        answer = kept.get("/free")
+    assert answer.status == 200
+    assert b"_granian" not in answer.body, "what granian has found it does not look for again"
 
 
 def test_nobody_needs_to_wait_for_it_to_be_noticed(site: Site) -> None:
