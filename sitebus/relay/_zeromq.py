@@ -74,6 +74,11 @@ class Engine:
         """Connect, until `close`."""
         self._dialers.append(Dialer(self._open(), address, place, name))
 
+    def look_again(self) -> None:
+        """End the connections of those whose keys are not known any more."""
+        for wire in self._wires():
+            wire.look_again()
+
     def close(self, linger: float) -> None:
         """End all connections, when what waits has been sent, or in *linger* seconds."""
         if self._until is not None:

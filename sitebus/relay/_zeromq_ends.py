@@ -57,6 +57,9 @@ class Bound(Wire):
             self._strangers[self._descriptors[line]] = None
         self._settle()
 
+    def _lines_there(self) -> list[Line]:
+        return list(self._lines.values())
+
     def _equip(self) -> None:
         super()._equip()
         # Else what is sent to somebody who is gone, or too slow, would vanish without a word.
@@ -108,10 +111,16 @@ class Bound(Wire):
         fd = int(frame.get(zmq.SRCFD))
         if fd not in self._accepted:
             return None
-        name = None
-        if self.room.settings.keys is not None:
-            name = str(frame.get("User-Id"))
-        line = Line(self, name, self._accepted[fd] or str(frame.get("Peer-Address")), peer)
+        name = key = None
+        keys = self.room.settings.keys
+        if keys is not None:
+            # It was known when the connection was made, and that may be a while ago.
+            key = str(frame.get("User-Id")).encode()
+            name = keys.name_of(key)
+            if name is None:
+                return None
+        where = self._accepted[fd] or str(frame.get("Peer-Address"))
+        line = Line(self, where, name, key, peer)
         self._lines[peer] = line
         self._descriptors[line] = fd
         self._strangers.pop(fd, None)
@@ -201,6 +210,9 @@ class Dialed(Wire):
         # A pause that grows, however long it has lasted: it was not wanted.
         self._ended("", min(lasted, 1e-6))
 
+    def _lines_there(self) -> list[Line]:
+        return [] if self.line is None else [self.line]
+
     def _equip(self) -> None:
         super()._equip()
         # Told not to connect again, or to keep nothing for later, libzmq drops what it has received
@@ -230,7 +242,7 @@ class Dialed(Wire):
 
     def _happened(self, event: int, value: int) -> None:
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self.line = Line(self, self._name, self._address)
+            self.line = Line(self, self._address, self._name, self._key)
             self.room.tell(self.room.hearer.joined, self.line)
         elif event in _FAILURES:
             self._failure = _FAILURES[event]

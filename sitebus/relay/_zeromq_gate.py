@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _ADDRESS, _FRAMES = 3, 7
 
 
-class _Names(Authenticator):
-    """Has the user of each message be the node whose key it is."""
+class _Users(Authenticator):
+    """Has the user of each message be the key, which says whose it is as long as it is known."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: Keys) -> None:
         super().__init__(context)
@@ -31,8 +31,8 @@ class _Names(Authenticator):
         return self.keys.name_of(key) is not None
 
     def curve_user_id(self, client_public_key: bytes) -> str:
-        """Answer the name of the node."""
-        return self.keys.name_of(z85.encode(client_public_key)) or ""
+        """Answer the key in Z85."""
+        return z85.encode(client_public_key).decode()
 
 
 class Gate:
@@ -40,9 +40,9 @@ class Gate:
 
     def __init__(self, room: Room) -> None:
         self._room = room
-        self._names = _Names(room.context, room.settings.keys)
-        self._names.start()
-        self._socket = self._names.zap_socket
+        self._users = _Users(room.context, room.settings.keys)
+        self._users.start()
+        self._socket = self._users.zap_socket
         self._fd = fileno(self._socket)
         room.poller.watch(self._fd, READ, self._ready)
         # Its descriptor tells nothing before somebody has looked in vain.
@@ -51,20 +51,20 @@ class Gate:
     def close(self) -> None:
         """Answer no more."""
         self._room.poller.unwatch(self._fd)
-        self._names.stop()
+        self._users.stop()
 
     def _ready(self, events: int) -> None:
         while is_readable(self._socket):
             self._answer(self._socket.recv_multipart(zmq.NOBLOCK))
 
     def _answer(self, asked: list[bytes]) -> None:
-        answering = self._names.handle_zap_message(asked)
+        answering = self._users.handle_zap_message(asked)
         try:
             # It awaits nothing, for no callback of ours does.
             answering.send(None)
         except StopIteration:
             pass
-        if len(asked) == _FRAMES and self._names.keys.name_of(z85.encode(asked[-1])) is None:
+        if len(asked) == _FRAMES and self._users.keys.name_of(z85.encode(asked[-1])) is None:
             key = z85.encode(asked[-1]).decode()
             who = asked[_ADDRESS].decode("ascii", "replace")
             self._room.refused(who, f"its key is none of a peer's: {key}")

@@ -70,11 +70,27 @@ class Room:
 
 
 class Line:
-    """One connection, as the mesh sees it."""
+    """One connection, as the mesh sees it.
 
-    def __init__(self, wire: Wire, name: str | None, address: str, peer: bytes = b"") -> None:
+    Args:
+        wire: The socket that it goes over.
+        address: Where it leads, for people.
+        name: The node whose key the other end has; None without keys.
+        key: That key.
+        peer: The number that libzmq gave it, among others of the same socket.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        address: str,
+        name: str | None,
+        key: bytes | None,
+        peer: bytes = b"",
+    ) -> None:
         self.name = name
         self.address = address
+        self.key = key
         self.peer = peer
         self.outbox = Outbox(wire.room.settings.high_water)
         self.is_open = True
@@ -162,9 +178,28 @@ class Wire(ABC):
         self.socket.close(round(linger * 1000))
         self._done()
 
+    def look_again(self) -> None:
+        """End the lines of those whose keys are not known any more, or are others by now."""
+        keys = self.room.settings.keys
+        known = keys.peers() if keys is not None else {}
+        for line in self._lines_there():
+            if line.is_open and line.key is not None and known.get(line.name) != line.key:
+                self.room.refused(line.name or line.address, "the key that it has is not known now")
+                # What waits is not for somebody without one.
+                line.outbox.clear()
+                self._expel(line, "its key is not known any more")
+
+    def _expel(self, line: Line, why: str) -> None:
+        self.room.tell(self.room.hearer.left, line, why)
+        self.drop(line)
+
     @abstractmethod
     def drop(self, line: Line) -> None:
         """End a line that the mesh does not want any more."""
+
+    @abstractmethod
+    def _lines_there(self) -> list[Line]:
+        """Answer the lines that go over it."""
 
     @abstractmethod
     def _happened(self, event: int, value: int) -> None:

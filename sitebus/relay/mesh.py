@@ -262,6 +262,8 @@ class Mesh:
     def _tick(self) -> None:
         if not self._running:
             return
+        for transport in self._transports:
+            self._poller.guarded(transport.look_again)
         self._circle.tick()
         self._cancel = self._poller.call_at(self._clock() + self._beat, self._tick)
 

@@ -90,6 +90,12 @@ class Transport(Protocol):
             BadRelayAddress: It is none.
         """
 
+    def look_again(self) -> None:
+        """End the connections of those who may not have one any more.
+
+        It is called with every beat, in the poller's thread.
+        """
+
     def close(self, linger: float) -> None:
         """End all connections; what waits to be sent has *linger* seconds.
 

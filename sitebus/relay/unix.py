@@ -249,6 +249,9 @@ class UnixTransport:
         self._dialers.append(dialer)
         self._poller.call_soon(dialer.dial)
 
+    def look_again(self) -> None:
+        """End nothing: who may connect is said once."""
+
     def close(self, linger: float) -> None:
         """End all connections; see `Transport.close`."""
         until = time.monotonic() + linger

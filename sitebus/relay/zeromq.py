@@ -66,6 +66,10 @@ class ZeroMQTransport:
             raise NameNeeded(address)
         self._ask(lambda: self._engine.connect(address, place, name))
 
+    def look_again(self) -> None:
+        """End the connections of those whose keys are not known any more."""
+        self._engine.look_again()
+
     def close(self, linger: float) -> None:
         """End all connections; what waits to be sent has *linger* seconds.
 

@@ -425,6 +425,39 @@ def test_a_key_that_is_added_is_known_at_once(make: Make, tmp_path: Path) -> Non
     dialed.ear.wait_for_peers()
 
 
+@pytest.mark.parametrize("whose", ["who listens", "who connects"])
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+def test_a_key_that_is_not_known_any_more_ends_the_connection(
+    make: Make, tmp_path: Path, whose: str, what: str
+) -> None:
+    """Whose key was stolen shall not hear on because it had been connected before."""
+    keys = make_keys(tmp_path, "a", "b", "c")
+    bound, dialed = joined(make, keys)
+    bound.send(b"before")
+    dialed.ear.wait_for_words(b"before")
+    one, other, name = (bound, dialed, "b") if whose == "who listens" else (dialed, bound, "a")
+    kept = tmp_path / ("a" if one is bound else "b") / "peers" / f"{name}.key"
+    connection = one.ear.connections[0]
+    sent: list[bool] = []
+
+    def revoke() -> None:
+        one.transport.look_again()
+        assert one.ear.connections
+        kept.unlink()
+        if what == "replaced":
+            (kept.parent / "c.key").rename(kept)
+        one.transport.look_again()
+        sent.append(connection.send(b"after"))
+
+    one.poller.call_soon(revoke)
+    one.ear.wait_for_peers(0)
+    other.ear.wait_for_peers(0)
+    assert one.ear.gone == [(connection, "its key is not known any more")]
+    assert (name, "the key that it has is not known now") in one.ear.turned_away
+    assert sent == [False]
+    assert other.ear.heard_ == ([b"before"] if other is dialed else [])
+
+
 def test_who_has_another_key_is_not_connected_to(make: Make, tmp_path: Path) -> None:
     """An impostor at the right address gets nothing either."""
     keys = make_keys(tmp_path, "a", "b", "impostor")
