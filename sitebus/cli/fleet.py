@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sitebus.cli import streams
 from sitebus.cli.console import Console, wants_colour
 from sitebus.cli.fleet_arguments import PROGRAM, parse
-from sitebus.errors import EX_CONFIG, EX_NOINPUT, EX_NOPERM, EX_USAGE, SitebusError
+from sitebus.errors import EX_CONFIG, EX_NOINPUT, EX_NOPERM, EX_USAGE, AppImportError, SitebusError
 
 OK, FAILED, USAGE, DENIED = 0, 1, 2, 4
 #: What a shell answers for a command that Ctrl-C ended.
@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SitebusError as error:
         if "--debug" in words:
             raise
+        if isinstance(error, AppImportError):
+            # The operator's own code, whose author wants to see where.
+            print(error.traceback_text.rstrip("\n"), file=sys.stderr)
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return status_of(error)
     finally:

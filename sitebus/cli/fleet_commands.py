@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
+from sitebus import references
 from sitebus.cli import fleet_rolls, fleet_streams
 from sitebus.cli import fleet_tables as tables
 from sitebus.cli.ctl_tables import duration
@@ -217,12 +217,10 @@ def _run(session: Session) -> int:
     module, name = session.options.function
     # As `python -m` would find it.
     sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise UsageError(f"cannot import {module}: {error}") from error
-    except AttributeError:
-        raise UsageError(f"module {module} has no function {name}") from None
+    reference = f"{module}:{name}"
+    function: Any = references.load(reference, check=False)
+    if not callable(function):
+        raise UsageError(f"{reference!r} is no function but of type {type(function).__name__}")
     # What the library has, every host has already.
     if module.partition(".")[0] not in sys.stdlib_module_names:
         session.let(module)

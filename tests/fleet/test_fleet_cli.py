@@ -101,8 +101,9 @@ def test_a_function_runs_on_all_hosts(ini: Path) -> None:
     assert "FileNotFoundError" in failed.err
     assert "Traceback" in failed.err
     for wrong, said in (
-        ("nowhere:to", "cannot import nowhere"),
-        ("os:nothing", "module os has no function nothing"),
+        ("nowhere:to", "cannot load 'nowhere:to': there is no module 'nowhere'"),
+        ("os:nothing", "cannot load 'os:nothing': 'os' has no attribute 'nothing'"),
+        ("os:name", "'os:name' is no function but of type str"),
         ("os", "'os' is not MODULE:FUNCTION"),
     ):
         refused = run(ini, "run", wrong)
@@ -120,6 +121,11 @@ def test_a_module_of_this_directory_is_sent_to_the_hosts(ini: Path, tmp_path: Pa
     wrong = run_apart(ini, "run", "chores:add", "2", '"x"', "-j", "--hosts", "web1", cwd=tmp_path)
     assert wrong.status == 1
     assert "raised TypeError" in records(wrong)[0]["error"]
+    (tmp_path / "chores.py").write_text("def add(a, b:\n    return a + b\n")
+    broken = run_apart(ini, "run", "chores:add", "2", "3", cwd=tmp_path)
+    assert broken.status == 1
+    assert "chores.py" in broken.err.splitlines()[0], "its author's traceback, and none of ours"
+    assert "loading 'chores:add' failed with SyntaxError" in broken.err.splitlines()[-1]
 
 
 def test_a_file_goes_to_all_hosts(ini: Path, tmp_path: Path) -> None:
