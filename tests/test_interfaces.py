@@ -266,26 +266,6 @@ def test_what_could_be_anything_must_be_said(obj: object) -> None:
     assert detect(obj, "wsgi") == Detected("wsgi")
 
 
-def test_frameworks_are_known_by_their_names() -> None:
-    """Their signatures say little: a WebOb function takes a request and anything."""
-    import cherrypy
-    import flask
-    from django.core.handlers.asgi import ASGIHandler
-    from django.core.handlers.wsgi import WSGIHandler
-    from webob.dec import wsgify
-
-    class Shop(flask.Flask):
-        pass
-
-    assert detect(flask.Flask("x")) == Detected("wsgi", "Flask")
-    assert detect(Shop("x")) == Detected("wsgi", "Flask")
-    assert detect(wsgify(lambda request: None)) == Detected("wsgi", "WebOb")
-    assert detect(WSGIHandler.__new__(WSGIHandler)) == Detected("wsgi", "Django")
-    assert detect(ASGIHandler.__new__(ASGIHandler)) == Detected("asgi3", "Django")
-    assert detect(cherrypy.tree) == Detected("wsgi", "CherryPy")
-    assert detect(flask.Flask("x"), "wsgi") == Detected("wsgi", "Flask")
-
-
 def test_the_check_says_what_is_a_guess(tmp_path: Path) -> None:
     """An operator may then say it outright, which makes it sure."""
     (tmp_path / "odd.py").write_text("def app(e, s): ...\n")
@@ -505,22 +485,6 @@ def test_what_is_certain_contradicts_what_is_said(
         detect(obj, said)
     assert sentence in str(caught.value)
     assert caught.value.status == 78
-
-
-def test_a_framework_contradicts_what_is_said() -> None:
-    """Unless somebody has given it another call, which their word then is about."""
-    import fastapi
-    import flask
-
-    class Both(flask.Flask):
-        async def __call__(self, *args: Any) -> Any:  # type: ignore[override]
-            raise Called
-
-    with pytest.raises(WrongInterface, match=r"'wsgi:shop:app' .* is FastAPI and speaks ASGI"):
-        detect(fastapi.FastAPI(), "wsgi", reference="wsgi:shop:app")
-    with pytest.raises(WrongInterface, match="Flask and speaks WSGI"):
-        detect(flask.Flask("x"), "asgi3")
-    assert detect(Both("x"), "asgi3").interface == "asgi3"
 
 
 @pytest.mark.parametrize(
