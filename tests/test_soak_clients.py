@@ -14,7 +14,7 @@ import pytest
 from benchmarks.soak import applications, clients
 from benchmarks.soak.clients import SECURE, Client, Load, New, Polite, Strict, Talker, Thoughtful
 from benchmarks.soak.site import certified
-from benchmarks.soak.talk import CLOSE, PING, TEXT, accepting, frame
+from benchmarks.soak.talk import CLOSE, PING, PONG, TEXT, accepting, frame
 from benchmarks.soak.tally import Tally
 from benchmarks.soak.wire import Failure, Lost
 from sitebus.process import Engine
@@ -309,8 +309,8 @@ def test_tallies_of_two_loads_add_up(serve: Start) -> None:
     assert total.longest > 0
 
 
-def talks(guest: socket.socket, texts: int, *last: bytes) -> None:
-    """Answer so many texts with the same, and then send *last*, frames of a WebSocket."""
+def talks(guest: socket.socket, texts: int, *last: bytes, goodbye: bool = True) -> None:
+    """Answer so many texts with the same, send *last*, frames of a WebSocket, and await an end."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += guest.recv(4096)
@@ -322,18 +322,21 @@ def talks(guest: socket.socket, texts: int, *last: bytes) -> None:
         guest.sendall(frame(PING, b"") + frame(TEXT, uttered(guest)))
     for each in last:
         guest.sendall(each)
-    while guest.recv(4096):  # its goodbye
+    while goodbye and guest.recv(4096):
         pass
 
 
-def uttered(guest: socket.socket) -> bytes:
-    """Read frames up to a text, and answer that."""
+def uttered(guest: socket.socket, pongs: list[bytes] | None = None) -> bytes:
+    """Read frames up to a text, and answer that; *pongs* gets what came with pongs before."""
     while True:
         first, length = guest.recv(2, socket.MSG_WAITALL)
         mask = guest.recv(4, socket.MSG_WAITALL)
-        data = guest.recv(length & 127, socket.MSG_WAITALL)
+        data = guest.recv(length & 127, socket.MSG_WAITALL) if length & 127 else b""
+        data = bytes(a ^ mask[at % 4] for at, a in enumerate(data))
         if first & 15 == TEXT:
-            return bytes(a ^ mask[at % 4] for at, a in enumerate(data))
+            return data
+        if pongs is not None and first & 15 == PONG:
+            pongs.append(data)
 
 
 def closing(code: int) -> bytes:
@@ -353,6 +356,21 @@ def test_a_websocket_is_kept_while_the_server_says_nothing(serve: Start) -> None
     tally = visit(Talker, serve(lambda guest: talks(guest, 6)))
 
     assert (tally.ok, tally.failed, tally.opened) == (6, 0, 1), tally.examples
+
+
+def test_a_ping_between_two_texts_is_answered(serve: Start) -> None:
+    """And not waited for to be followed by something, which would be for ever: more pings come."""
+    pongs: list[bytes] = []
+
+    def pings(guest: socket.socket) -> None:
+        talks(guest, 1, frame(PING, b"first"), frame(PING, b"more"), goodbye=False)
+        guest.sendall(frame(TEXT, uttered(guest, pongs)))
+        guest.recv(1)
+
+    tally = visit(Talker, serve(pings), times=2)
+
+    assert (tally.ok, tally.failed) == (2, 0), tally.examples
+    assert pongs == [b"", b"first", b"more"]
 
 
 @pytest.mark.parametrize(

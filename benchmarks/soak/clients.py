@@ -336,8 +336,8 @@ class Talker(Client):
         with self.tally.answering():
             if self.talk is None:
                 self.talk = self._begun()
-            elif self.talk.connection.is_readable:
-                raise Lost(Failure.WRONG, f"{self.talk.hear()!r:.100} out of the blue")
+            else:
+                self.talk.attend()
             self.talk.say(text)
             heard = self.talk.hear()
             if heard != text:

@@ -52,15 +52,31 @@ class Talk:
         Raises:
             Farewell: The other side closes instead; it has been answered.
         """
-        while True:
-            kind, data = self._next()
-            if kind == CLOSE:
-                self.connection.send(frame(CLOSE, data, os.urandom(4)))
-                raise Farewell(int.from_bytes(data[:2]) if data else NO_CODE)
-            if kind == TEXT:
-                return data.decode()
-            if kind == PING:
-                self.connection.send(frame(PONG, data, os.urandom(4)))
+        while (text := self._heed()) is None:
+            pass
+        return text
+
+    def attend(self) -> None:
+        """Answer what has come meanwhile, and wait for nothing.
+
+        Raises:
+            Farewell: The other side has closed; it has been answered.
+            Lost: It has said something, to which it was not asked.
+        """
+        while self.connection.has_received:
+            text = self._heed()
+            if text is not None:
+                raise Lost(Failure.WRONG, f"{text!r:.100} out of the blue")
+
+    def _heed(self) -> str | None:
+        """Answer the text of the next frame, if it has any; a ping is answered."""
+        kind, data = self._next()
+        if kind == CLOSE:
+            self.connection.send(frame(CLOSE, data, os.urandom(4)))
+            raise Farewell(int.from_bytes(data[:2]) if data else NO_CODE)
+        if kind == PING:
+            self.connection.send(frame(PONG, data, os.urandom(4)))
+        return data.decode() if kind == TEXT else None
 
     def _next(self) -> tuple[int, bytes]:
         first, length = self.connection.read(2)

@@ -152,6 +152,11 @@ class Connection:
             selector.register(self.socket, selectors.EVENT_READ)
             return bool(selector.select(0))
 
+    @property
+    def has_received(self) -> bool:
+        """Whether there is something that was not asked for yet, here or in the kernel."""
+        return bool(self._received) or self.is_readable
+
     def is_closed_within(self, seconds: float) -> bool:
         """Wait for the server's close; what it says before is thrown away."""
         self.socket.settimeout(seconds)
