@@ -61,8 +61,9 @@ sitebus.engine.subscribe("started", serves, priority=100)
 """
 
 
-#: What a request that computes does.
-WORK = "sum(number * number for number in range(40_000))"
+#: What a request that computes does: some milliseconds, beside which the client, who is on the same
+#: cores, costs little.
+WORK = "sum(number * number for number in range(200_000))"
 
 #: Answers at once, after a while, or after some work.
 SITE = """\

@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ class Count:
         """Count what is reported as lost."""
         if channel == "relay.gap":
             self.lost += args[2]
+        elif channel == "relay.drop":
+            # Here: who sends is asked for nothing else.
+            self.lost += args[1]
 
     def report(self) -> dict[str, Any]:
         """Answer everything, and begin anew."""
@@ -125,7 +129,8 @@ def _mesh(count: Count, keys: Keys, address: str) -> Iterator[None]:
 def _bus(count: Count, keys: Keys, address: str) -> Iterator[None]:
     bus = Engine()
     bus.subscribe(CHANNEL, lambda sent, text: count.take(sent))
-    bus.subscribe("relay.gap", lambda *args: count.news("relay.gap", *args))
+    for channel in ("relay.gap", "relay.drop"):
+        bus.subscribe(channel, partial(count.news, channel))
     folder = keys._directory.parent
     relay = Relay(bus, node="sub", peers=f"pub={address}", keys=folder, import_="bench.*")
     with relay:
