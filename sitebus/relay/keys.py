@@ -81,12 +81,13 @@ class Keys:
     def peers(self) -> Mapping[str, bytes]:
         """Answer the public key of each peer, as the files say now.
 
-        Files that cannot be read, or have no key, are left out then: only `load` complains.
+        Files that cannot be read, or have no key, are left out then: only `load` complains. What
+        has not changed since it could be read counts as it did, for that may have been by root.
         """
         state = self._state()
         if state is not None and state != self._seen:
             with suppress(OSError):
-                self._peers = dict(_peers(self._directory, lenient=True))
+                self._peers = self._unchanged(state) | dict(_peers(self._directory, lenient=True))
                 self._seen = state
         return self._peers
 
@@ -97,7 +98,17 @@ class Keys:
                 return name
         return None
 
-    def _state(self) -> object:
+    def _unchanged(self, state: Mapping[str, object]) -> dict[str, bytes]:
+        """Answer the keys whose files are, in this *state*, as they were seen."""
+        seen = self._seen or {}
+        files = {name: f"{name}{PUBLIC}" for name in self._peers}
+        return {
+            name: self._peers[name]
+            for name, file in files.items()
+            if state.get(file) is not None and state.get(file) == seen.get(file)
+        }
+
+    def _state(self) -> dict[str, object] | None:
         """Answer what changes with any of the files, also with one that is written over."""
         try:
             with os.scandir(self._directory) as entries:

@@ -26,7 +26,7 @@ from sitebus.errors import (
     UnsafeRelayKey,
 )
 from sitebus.relay import keys
-from tests.helpers import SiteProcess, environment, wait_for
+from tests.helpers import ROOT, SiteProcess, environment, wait_for
 from tests.relay.ears import introduce, make_keys
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
@@ -122,6 +122,53 @@ def test_a_key_that_is_written_over_is_noticed(tmp_path: Path) -> None:
         file.truncate()
     assert found.name_of(old) is None
     assert found.name_of(new) == "b"
+
+
+DROPPED = """
+import os, sys
+from sitebus.relay import keys
+found = keys.load(sys.argv[1], "a")
+os.setgid(65534), os.setuid(65534)
+for line in sys.stdin:
+    print(*sorted(found.peers()), flush=True)
+"""
+
+
+@needs_root
+def test_keys_that_root_has_read_count_until_they_change(tmp_path: Path) -> None:
+    """A site that has dropped its privileges can read none of them again."""
+    make_keys(tmp_path, "a", "b", "c", "d")
+    for each in (*tmp_path.parents, tmp_path, tmp_path / "a"):
+        if each.stat().st_uid == os.geteuid() and not each.stat().st_mode & 0o001:
+            each.chmod(0o711)
+    peers = tmp_path / "a" / "peers"
+    (peers / "d.key").unlink()
+    (peers / "b.key").chmod(0o600)
+    (peers / "c.key").chmod(0o600)
+    with subprocess.Popen(
+        [sys.executable, "-c", DROPPED, tmp_path / "a"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        cwd=ROOT,
+        text=True,
+    ) as child:
+        asked, answers = child.stdin, child.stdout
+        assert asked is not None
+        assert answers is not None
+
+        def told() -> str:
+            asked.write("peers?\n")
+            asked.flush()
+            return answers.readline().strip()
+
+        assert told() == "b c"
+        introduce(tmp_path, "a", "d")
+        assert told() == "b c d"
+        (peers / "b.key").unlink()
+        assert told() == "c d"
+        (peers / "c.key").write_bytes((peers / "d.key").read_bytes())
+        assert told() == "d"
 
 
 def test_a_key_that_others_may_write_lets_nobody_in(tmp_path: Path) -> None:
