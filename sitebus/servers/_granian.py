@@ -144,9 +144,10 @@ class HTTPServer:
         """Serve until drained or finished."""
         try:
             with self._lock:
-                if _granian_ear.prepare(self._worker):
-                    self._shortage.listen()
+                hears = _granian_ear.prepare(self._worker)
                 self._crews.append(self._crew(self.certificate))
+            if hears and self._crews[0].can_rest:
+                self._shortage.listen()
             self._up = True
             self.serving.set()
             self._watch()
@@ -218,10 +219,10 @@ class HTTPServer:
             dead, caller = self._shortage.dead, self._make_caller()
             return Crew(self.doors, dead, caller, self._loop, options, self._backlog)
 
-    def _worker(self, door: Door, dead: socket.socket) -> Worker:
-        """Make a worker that serves one door, unencrypted."""
+    def _worker(self, door: Door, dead: socket.socket, schedule: Callable[[Door], Any]) -> Worker:
+        """Make a worker that serves one door, unencrypted, and not with the application."""
         options = {**self._options, **as_options(None, ExitStack())}
-        return Worker(door, dead, self._make_caller(), self._loop, options, self._backlog)
+        return Worker(door, dead, schedule, self._loop, options, self._backlog)
 
     def _watch(self) -> None:
         """Return when there is something else to do than to serve."""

@@ -14,7 +14,7 @@ This is the one module that knows granian from inside. What it relies on, docume
   told to look anew; and asks for the next connection until it is told that there is none
   (``EAGAIN``), through any other error.
 - What it is refused with, it tells the logger ``_granian.workers``, in that thread (``DEBUG``);
-  that logger it looks for once (`sitebus.servers._granian_ear`).
+  that logger it looks for once (`sitebus.servers._granian_ear`; ``test_granian_shortage.py``).
 - ``granian.http``: `HTTP1Settings` and `HTTP2Settings`.
 
 What it relies on of the protocols and watchers is said in `sitebus.servers._granian_wsgi` and
@@ -107,6 +107,7 @@ class Worker:
 
     Args:
         dead: A listening socket of the same sort, to which nobody connects.
+        schedule: Answers what is called for each request through *door*; see `scheduler`.
         options: What granian's worker takes, by its names.
     """
 
@@ -114,7 +115,7 @@ class Worker:
         self,
         door: Door,
         dead: socket.socket,
-        caller: Caller,
+        schedule: Callable[[Door], Any],
         loop: Any,
         options: Mapping[str, Any],
         backlog: int,
@@ -133,7 +134,7 @@ class Worker:
             self._running = threading.Lock()
             self._running.acquire()
             self._signal.add_cb(self._running.release)
-            scheduler = caller.scheduler(door)
+            scheduler = schedule(door)
         except BaseException as error:
             sock.close()
             if isinstance(error, TypeError | AttributeError):
@@ -215,7 +216,7 @@ class Crew:
         self._workers: list[Worker] = []
         try:
             for door, each in zip(doors, dead, strict=True):
-                self._workers.append(Worker(door, each, caller, loop, options, backlog))
+                self._workers.append(Worker(door, each, caller.scheduler, loop, options, backlog))
         except BaseException:
             self.end()
             raise

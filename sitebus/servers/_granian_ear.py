@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from sitebus.servers._granian_crew import Worker
+from sitebus.servers._granian_crew import Loop, Worker, scheduler
 from sitebus.servers._granian_sockets import dead_listener
 from sitebus.servers.connections import EXHAUSTED, Door
 
@@ -28,7 +29,10 @@ _LOGGER, _WHY = "_granian.workers", re.compile(r"code: (\d+)")
 _PATIENCE = 1.0
 
 _lock = threading.Lock()
-_found: list[bool] = []
+#: Once it is there, granian knows its logger.
+_known: set[str] = set()
+
+Make = Callable[[Door, socket.socket, Callable[[Door], Any]], Worker]
 
 
 class Ear(logging.Logger):
@@ -60,21 +64,27 @@ class Ear(logging.Logger):
             super().handle(record)
 
 
-def prepare(make: Callable[[Door, socket.socket], Worker]) -> bool:
+def prepare(make: Make) -> bool:
     """Have granian know its logger, once in this process; tell whether it says what it is refused.
 
     It does not where it cannot be kept from being refused: it would say so without end.
 
     Args:
-        make: Makes a worker on a door, with another socket that stands for it when it rests.
+        make: Makes a worker on a door, with another socket that stands for it when it rests, and
+            what is called for its requests.
     """
+    # Elsewhere the kernel does not tell who watches a socket.
+    if sys.platform != "linux":
+        return False
     with _lock:
-        if not _found:
-            _found.append(_prepare(make))
-        return _found[0]
+        if not _known:
+            # Without loopback, or descriptors, a site does without this as well.
+            with suppress(OSError):
+                _prepare(make)
+        return bool(_known)
 
 
-def _prepare(make: Callable[[Door, socket.socket], Worker]) -> bool:
+def _prepare(make: Make) -> None:
     with (
         dead_listener(socket.AF_INET) as door,
         dead_listener(socket.AF_INET) as dead,
@@ -82,7 +92,7 @@ def _prepare(make: Callable[[Door, socket.socket], Worker]) -> bool:
         socket.socket() as deaf,
         socket.socket() as client,
     ):
-        worker = make(Door(door, "", ""), dead)
+        worker = make(Door(door, "", ""), dead, _nobodys)
         try:
             if worker.can_rest:
                 # For good: granian remembers that it is heard.
@@ -91,9 +101,14 @@ def _prepare(make: Callable[[Door, socket.socket], Worker]) -> bool:
                 client.setblocking(False)
                 with suppress(BlockingIOError):
                     client.connect(door.getsockname())
-                Ear.heard.wait(_PATIENCE)
+                if Ear.heard.wait(_PATIENCE):
+                    _known.add(_LOGGER)
                 worker.show(door)
-            return worker.can_rest
         finally:
             worker.end()
             worker.wait_ended(_PATIENCE)
+
+
+def _nobodys(door: Door) -> Any:
+    """Answer what is called for the requests of somebody who has found the door: nothing is."""
+    return scheduler(Loop(), lambda watcher: watcher.done())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import sys
 import threading
 import time
@@ -19,7 +21,9 @@ from sitebus.errors import (
 )
 from sitebus.machine import State
 from sitebus.process import Engine
-from tests.helpers import Child, open_descriptors, wait_for
+from sitebus.servers import _granian_ear
+from sitebus.servers._granian_crew import Worker
+from tests.helpers import PATIENCE, Child, open_descriptors, wait_for
 from tests.servers.client import Client, hello
 from tests.servers.conftest import Logged
 from tests.servers.granian_fixtures import Host, host, once
@@ -275,6 +279,49 @@ def test_its_threads_are_announced_and_leave_nothing(
     wait_for(lambda: told.count("release") == told.count("acquire") > 0)
     assert engine.serving_threads == set()
     wait_for(lambda: "Dummy" not in str(threading.enumerate()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is prepared")
+def test_who_finds_the_door_that_is_for_nobody_is_not_served(
+    host: Host, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is open for some milliseconds, without the certificates or modes of those of the site."""
+    served: list[str] = []
+    replies: list[bytes] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        served.append(environ["PATH_INFO"])
+        return hello(environ, start_response)
+
+    def end(worker: Worker, really: Callable[[Worker], None] = Worker.end) -> None:
+        if not replies:
+            place = worker._door.socket.getsockname()
+            with socket.create_connection(place, PATIENCE) as burglar:
+                burglar.sendall(b"GET /secret HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                replies.append(burglar.recv(1000))
+        really(worker)
+
+    monkeypatch.setattr(_granian_ear, "_known", set())
+    monkeypatch.setattr(Worker, "end", end)
+    server = host(application)
+
+    assert connect(server).get("/public").status == 200
+    assert served == ["/public"]
+    assert b"200" not in replies[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is prepared")
+def test_a_host_without_loopback_is_served_all_the_same(
+    host: Host, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is prepared is for bad times."""
+
+    def refuse(family: int) -> socket.socket:
+        raise OSError(errno.EADDRNOTAVAIL, "cannot assign requested address")
+
+    monkeypatch.setattr(_granian_ear, "_known", set())
+    monkeypatch.setattr(_granian_ear, "dead_listener", refuse)
+    assert connect(host(hello)).get().status == 200
 
 
 def test_two_sockets_share_the_threads(host: Host, connect: Connect) -> None:
