@@ -65,7 +65,8 @@ class Dispatcher:
     def offer(self, work: Work, size: int = 0) -> bool:
         """Have *work* done soon, unless too much waits already; tell whether it will be done.
 
-        For what others send, who may send more than listeners can take. Only one thread calls it.
+        For what others send, who may send more than listeners can take. Only one thread calls it
+        with a size.
 
         Args:
             work: What is to be done.
@@ -76,7 +77,8 @@ class Dispatcher:
         if line.queue.qsize() >= self._most or (size and waiting + size > MOST_BYTES):
             self.lost += 1
             return False
-        line.bytes_in += size
+        if size:
+            line.bytes_in += size
         line.queue.put((work, size))
         return True
 

@@ -21,6 +21,19 @@ _HEADER = 4
 _CONTAINERS = (dict, list, tuple)
 
 
+class Message(dict[str, Any]):
+    """A message that has come, and how many bytes it came in."""
+
+    __slots__ = ("size",)
+
+    size: int
+
+
+def size_of(message: Mapping[str, Any]) -> int:
+    """Answer how many bytes a message came in; 0 if it was made here."""
+    return message.size if isinstance(message, Message) else 0
+
+
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
@@ -134,14 +147,16 @@ def _dump(message: dict[str, Any]) -> bytes:
         return _ASCII_ENCODER.encode(message).encode()
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def _parse(data: bytes) -> Message:
     try:
         message = _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise BadFrame(f"{reprlib.repr(data)} is no JSON ({error})") from error
     if not isinstance(message, dict):
         raise BadFrame(f"{reprlib.repr(message)} is no JSON object")
-    return message
+    found = Message(message)
+    found.size = len(data)
+    return found
 
 
 def _keys_are_text(message: dict[str, Any]) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from sitebus.control.aggregate import Aggregate
 from sitebus.listeners import ERROR
 from sitebus.relay.exports import Exports
+from sitebus.relay.frames import size_of
 from sitebus.workers.hand import Hand
 from sitebus.workers.keeper import Keeper
 from sitebus.workers.member import Beat
@@ -105,7 +107,8 @@ class Hearing:
             raise TypeError("args and kwargs are a list and an object")
         self.spread({"channel": channel, "args": args, "kwargs": kwargs}, but=hand)
         dispatcher = self._voice.dispatcher
-        if not dispatcher.offer(lambda: self._exports.publish(channel, args, kwargs)):
+        work = partial(self._exports.publish, channel, args, kwargs)
+        if not dispatcher.offer(work, size_of(message)):
             self._voice.losses.add("the supervisor")
 
     def ask(self, channel: str, args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sitebus.config import relay
@@ -28,6 +29,7 @@ from sitebus.process import Engine
 from sitebus.relay import Link, Poller
 from sitebus.relay.dispatch import Dispatcher, Losses
 from sitebus.relay.exports import FIRST, Exports
+from sitebus.relay.frames import size_of
 from sitebus.relay.room import check_room
 from sitebus.servers import SiteServer
 from sitebus.sockets import connections
@@ -285,7 +287,8 @@ class Worker:
     def _hear_publish(self, message: Message, fd: int | None) -> None:
         args, kwargs = message["args"], message["kwargs"]
         publish = self._exports.publish
-        if not self._dispatcher.offer(lambda: publish(message["channel"], args, kwargs)):
+        work = partial(publish, message["channel"], args, kwargs)
+        if not self._dispatcher.offer(work, size_of(message)):
             self._losses.add("this process")
 
     def _hear_call(self, message: Message, fd: int | None) -> None:

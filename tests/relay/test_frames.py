@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sitebus.errors import BadFrame, MessageTooLarge, NotJson, SitebusError
 from sitebus.relay import LIMIT, Decoder, encode
+from sitebus.relay.frames import size_of
 
 #: With halves of surrogate pairs, which names of files may have.
 TEXT = st.text(st.characters())
@@ -65,6 +66,13 @@ def test_a_stream_may_come_byte_by_byte() -> None:
 def test_a_frame_is_a_count_and_compact_json() -> None:
     """Other programs may want to read it."""
     assert encode({"is": "log", "message": "ä"}) == frame('{"is":"log","message":"ä"}'.encode())
+
+
+def test_messages_know_how_large_they_were() -> None:
+    """Who has many of them wait counts bytes."""
+    first, second = Decoder().feed(encode({"a": "x" * 1000}) + encode({}))
+    assert (size_of(first), size_of(second)) == (len('{"a":""}') + 1000, len("{}"))
+    assert size_of({"a": 1}) == 0
 
 
 def test_any_mapping_may_be_a_message() -> None:
