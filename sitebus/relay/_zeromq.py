@@ -76,8 +76,11 @@ class Engine:
 
     def look_again(self) -> None:
         """End the connections of those whose keys are not known any more."""
-        for wire in self._wires():
-            wire.look_again()
+        keys = self._settings.keys
+        if keys is not None:
+            known = keys.peers()
+            for wire in self._wires():
+                wire.look_again(known)
 
     def close(self, linger: float) -> None:
         """End all connections, when what waits has been sent, or in *linger* seconds."""

@@ -140,12 +140,22 @@ class Bound(Wire):
         elif event == zmq.EVENT_DISCONNECTED:
             self._disconnected(value)
 
-    def _turn_out(self, fd: int) -> None:
-        del self._strangers[fd]
+    def _expel(self, line: Line, why: str) -> None:
+        fd = self._descriptors.get(line)
+        super()._expel(line, why)
+        if fd is not None:
+            # It may not heed that we want no more of it.
+            self._shut(fd)
+
+    def _shut(self, fd: int) -> None:
         # To close it is libzmq's business; which may have done so, and it is somebody else's now.
         with suppress(OSError), _own(fd) as sock:
             if sock.getsockname()[1] in self._ports:
                 sock.shutdown(socket.SHUT_RDWR)
+
+    def _turn_out(self, fd: int) -> None:
+        del self._strangers[fd]
+        self._shut(fd)
         who = self._accepted.get(fd, "").rpartition(":")[0]
         why = f"more than {MOST_STRANGERS} connections do not say who they are"
         self.room.refused(who or "somebody", why)

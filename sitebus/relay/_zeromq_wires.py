@@ -6,7 +6,7 @@ import itertools
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,13 +178,11 @@ class Wire(ABC):
         self.socket.close(round(linger * 1000))
         self._done()
 
-    def look_again(self) -> None:
-        """End the lines of those whose keys are not known any more, or are others by now."""
-        keys = self.room.settings.keys
-        known = keys.peers() if keys is not None else {}
+    def look_again(self, known: Mapping[str | None, bytes]) -> None:
+        """End the lines of those whose keys are not *known* any more, or are others by now."""
         for line in self._lines_there():
             if line.is_open and line.key is not None and known.get(line.name) != line.key:
-                self.room.refused(line.name or line.address, "the key that it has is not known now")
+                self.room.refused(line.name or line.address, "its key is gone, or cannot be read")
                 # What waits is not for somebody without one.
                 line.outbox.clear()
                 self._expel(line, "its key is not known any more")

@@ -82,7 +82,8 @@ class Keys:
         """Answer the public key of each peer, as the files say now.
 
         Files that cannot be read, or have no key, are left out then: only `load` complains. What
-        has not changed since it could be read counts as it did, for that may have been by root.
+        has not changed since it could be read counts as it did, for that may have been by root; so
+        does all of a directory that cannot be listed any more.
         """
         state = self._state()
         if state is not None and state != self._seen:
@@ -113,6 +114,8 @@ class Keys:
         try:
             with os.scandir(self._directory) as entries:
                 return {each.name: _version(each) for each in entries}
+        except FileNotFoundError:
+            return {}
         except OSError:
             return None
 

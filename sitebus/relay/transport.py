@@ -69,7 +69,7 @@ class Hearer(Protocol):
 
 
 class Transport(Protocol):
-    """Makes connections; any thread may call these."""
+    """Makes connections; any thread may call these, but `look_again`."""
 
     def listen(self, address: str) -> str:
         """Let others connect; answer the address that it really is.

@@ -453,9 +453,30 @@ def test_a_key_that_is_not_known_any_more_ends_the_connection(
     one.ear.wait_for_peers(0)
     other.ear.wait_for_peers(0)
     assert one.ear.gone == [(connection, "its key is not known any more")]
-    assert (name, "the key that it has is not known now") in one.ear.turned_away
+    assert (name, "its key is gone, or cannot be read") in one.ear.turned_away
     assert sent == [False]
     assert other.ear.heard_ == ([b"before"] if other is dialed else [])
+
+
+def test_who_does_not_heed_that_its_key_is_gone_is_cut_off(make: Make, tmp_path: Path) -> None:
+    """Whoever has stolen it has no reason to be polite."""
+    keys = make_keys(tmp_path, "a", "b")
+    bound = make(keys["a"])
+    place = bound.transport.listen(ANYWHERE)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as thief:
+        thief.setsockopt(zmq.LINGER, 0)
+        thief.setsockopt(zmq.RECONNECT_IVL, -1)
+        thief.curve_publickey, thief.curve_secretkey = keys["b"].public, keys["b"].secret
+        thief.curve_serverkey = keys["a"].public
+        with thief.get_monitor_socket(zmq.EVENT_DISCONNECTED) as seen:
+            thief.connect(place)
+            thief.send(b"")
+            bound.ear.wait_for_peers()
+            (tmp_path / "a" / "peers" / "b.key").unlink()
+            bound.poller.call_soon(bound.transport.look_again)
+            bound.ear.wait_for_peers(0)
+            assert seen.poll(5000), "it is still connected"
+            thief.disable_monitor()
 
 
 def test_who_has_another_key_is_not_connected_to(make: Make, tmp_path: Path) -> None:
