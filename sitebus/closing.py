@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Closing:
+class Closing(ABC):
     """Has a `close`, which the end of a block calls."""
 
     __slots__ = ()
 
+    @abstractmethod
     def close(self) -> None:
         """End it."""
 

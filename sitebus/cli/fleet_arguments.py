@@ -37,7 +37,7 @@ def _count(text: str) -> int:
 
 def _function(text: str) -> tuple[str, str]:
     match = re.fullmatch(r"([\w.]+):([A-Za-z_]\w*)", text)
-    if not match:
+    if not match or match[1].endswith(".py"):
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is not MODULE:FUNCTION")
     return match[1], match[2]
 

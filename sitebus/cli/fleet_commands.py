@@ -16,7 +16,7 @@ from sitebus.cli.ctl_tables import duration
 from sitebus.cli.fleet_progress import Progress
 from sitebus.cli.fleet_session import FAILED, OK, Session, status_of, told
 from sitebus.cli.fleet_tables import Line, Mood
-from sitebus.errors import NoSite, NotATree, UsageError
+from sitebus.errors import AppImportError, NoSite, NotATree, UsageError
 from sitebus.fleet import Host, journal
 
 
@@ -218,7 +218,12 @@ def _run(session: Session) -> int:
     # As `python -m` would find it.
     sys.path.insert(0, os.getcwd())
     reference = f"{module}:{name}"
-    function: Any = references.load(reference, check=False)
+    try:
+        function: Any = references.load(reference, check=False)
+    except AppImportError as failure:
+        if isinstance(failure.error, KeyboardInterrupt):
+            raise failure.error from None
+        raise
     if not callable(function):
         raise UsageError(f"{reference!r} is no function but of type {type(function).__name__}")
     # What the library has, every host has already.

@@ -105,6 +105,7 @@ def test_a_function_runs_on_all_hosts(ini: Path) -> None:
         ("os:nothing", "cannot load 'os:nothing': 'os' has no attribute 'nothing'"),
         ("os:name", "'os:name' is no function but of type str"),
         ("os", "'os' is not MODULE:FUNCTION"),
+        ("chores.py:add", "'chores.py:add' is not MODULE:FUNCTION"),
     ):
         refused = run(ini, "run", wrong)
         assert (refused.status, said in refused.err) == (2, True), refused.err
