@@ -118,6 +118,7 @@ class Bound(Wire):
             key = str(frame.get("User-Id")).encode()
             name = keys.name_of(key)
             if name is None:
+                self._shut(fd)
                 return None
         where = self._accepted[fd] or str(frame.get("Peer-Address"))
         line = Line(self, where, name, key, peer)

@@ -8,11 +8,13 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from sitebus.errors import BadRelayAddress, KeysNeeded, MissingExtra, NameNeeded, RelayBindError
 from sitebus.relay import Poller, tcp
@@ -458,25 +460,45 @@ def test_a_key_that_is_not_known_any_more_ends_the_connection(
     assert other.ear.heard_ == ([b"before"] if other is dialed else [])
 
 
+@contextmanager
+def thief(place: str, mine: Keys, theirs: Keys) -> Iterator[tuple[Any, Any]]:
+    """Connect with a key, and answer a socket that heeds nothing, and what tells what happens."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+        dealer.curve_publickey, dealer.curve_secretkey = mine.public, mine.secret
+        dealer.curve_serverkey = theirs.public
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        with dealer.get_monitor_socket(events) as seen:
+            dealer.connect(place)
+            assert seen.poll(5000)
+            assert recv_monitor_message(seen)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            yield dealer, seen
+            dealer.disable_monitor()
+
+
 def test_who_does_not_heed_that_its_key_is_gone_is_cut_off(make: Make, tmp_path: Path) -> None:
     """Whoever has stolen it has no reason to be polite."""
     keys = make_keys(tmp_path, "a", "b")
     bound = make(keys["a"])
-    place = bound.transport.listen(ANYWHERE)
-    with zmq.Context() as context, context.socket(zmq.DEALER) as thief:
-        thief.setsockopt(zmq.LINGER, 0)
-        thief.setsockopt(zmq.RECONNECT_IVL, -1)
-        thief.curve_publickey, thief.curve_secretkey = keys["b"].public, keys["b"].secret
-        thief.curve_serverkey = keys["a"].public
-        with thief.get_monitor_socket(zmq.EVENT_DISCONNECTED) as seen:
-            thief.connect(place)
-            thief.send(b"")
-            bound.ear.wait_for_peers()
-            (tmp_path / "a" / "peers" / "b.key").unlink()
-            bound.poller.call_soon(bound.transport.look_again)
-            bound.ear.wait_for_peers(0)
-            assert seen.poll(5000), "it is still connected"
-            thief.disable_monitor()
+    with thief(bound.transport.listen(ANYWHERE), keys["b"], keys["a"]) as (dealer, seen):
+        dealer.send(b"")
+        bound.ear.wait_for_peers()
+        (tmp_path / "a" / "peers" / "b.key").unlink()
+        bound.poller.call_soon(bound.transport.look_again)
+        bound.ear.wait_for_peers(0)
+        assert seen.poll(5000), "it is still connected"
+
+
+def test_who_speaks_when_its_key_is_gone_is_cut_off(make: Make, tmp_path: Path) -> None:
+    """It was known when it connected, and has said nothing until now."""
+    keys = make_keys(tmp_path, "a", "b")
+    bound = make(keys["a"])
+    with thief(bound.transport.listen(ANYWHERE), keys["b"], keys["a"]) as (dealer, seen):
+        (tmp_path / "a" / "peers" / "b.key").unlink()
+        dealer.send(b"")
+        assert seen.poll(5000), "it is still connected"
+    assert bound.ear.connections == []
 
 
 def test_who_has_another_key_is_not_connected_to(make: Make, tmp_path: Path) -> None:
