@@ -29,8 +29,6 @@ _LOGGER, _WHY = "_granian.workers", re.compile(r"code: (\d+)")
 _PATIENCE = 1.0
 
 _lock = threading.Lock()
-#: Once it is there, granian knows its logger.
-_known: set[str] = set()
 
 Make = Callable[[Door, socket.socket, Callable[[Door], Any]], Worker]
 
@@ -43,7 +41,7 @@ class Ear(logging.Logger):
     """
 
     told: ClassVar[set[Callable[[], object]]] = set()
-    #: Something was said, whatever it was.
+    #: Something was said, whatever it was: granian knows its logger.
     heard: ClassVar[threading.Event] = threading.Event()
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802
@@ -77,11 +75,11 @@ def prepare(make: Make) -> bool:
     if sys.platform != "linux":
         return False
     with _lock:
-        if not _known:
+        if not Ear.heard.is_set():
             # Without loopback, or descriptors, a site does without this as well.
             with suppress(OSError):
                 _prepare(make)
-        return bool(_known)
+        return Ear.heard.is_set()
 
 
 def _prepare(make: Make) -> None:
@@ -101,8 +99,7 @@ def _prepare(make: Make) -> None:
                 client.setblocking(False)
                 with suppress(BlockingIOError):
                     client.connect(door.getsockname())
-                if Ear.heard.wait(_PATIENCE):
-                    _known.add(_LOGGER)
+                Ear.heard.wait(_PATIENCE)
                 worker.show(door)
         finally:
             worker.end()

@@ -301,7 +301,7 @@ def test_who_finds_the_door_that_is_for_nobody_is_not_served(
                 replies.append(burglar.recv(1000))
         really(worker)
 
-    monkeypatch.setattr(_granian_ear, "_known", set())
+    monkeypatch.setattr(_granian_ear.Ear, "heard", threading.Event())
     monkeypatch.setattr(Worker, "end", end)
     server = host(application)
 
@@ -319,7 +319,7 @@ def test_a_host_without_loopback_is_served_all_the_same(
     def refuse(family: int) -> socket.socket:
         raise OSError(errno.EADDRNOTAVAIL, "cannot assign requested address")
 
-    monkeypatch.setattr(_granian_ear, "_known", set())
+    monkeypatch.setattr(_granian_ear.Ear, "heard", threading.Event())
     monkeypatch.setattr(_granian_ear, "dead_listener", refuse)
     assert connect(host(hello)).get().status == 200
 
