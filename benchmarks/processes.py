@@ -12,8 +12,9 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
+
+from sitebus.closing import Closing
 
 #: How long a server may take to answer for the first time, and for anything else; seconds.
 PATIENCE = 60.0
@@ -144,7 +145,7 @@ def _watched(pids: Iterable[int]) -> Iterator[list[int]]:
             os.close(pidfd)
 
 
-class Server:
+class Server(Closing):
     """A server and its workers, in a session of their own, until the block ends.
 
     Args:
@@ -243,17 +244,6 @@ class Server:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def sitebus(

@@ -14,9 +14,9 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from sitebus.closing import Closing
 from sitebus.sockets.addresses import Address, native
 
 #: The longest that a client waits for the next byte; in seconds.
@@ -62,7 +62,7 @@ class Answer(NamedTuple):
         return self.headers.get("connection", "").lower() == "close"
 
 
-class Connection:
+class Connection(Closing):
     """One connection to *address*; whatever goes wrong with it is a `Lost`.
 
     Args:
@@ -175,17 +175,6 @@ class Connection:
 
     def close(self) -> None:
         self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _body(self, headers: Mapping[str, str]) -> bytes:
         if "content-length" in headers:
